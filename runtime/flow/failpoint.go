@@ -1,0 +1,48 @@
+//go:build failpoint
+
+package flow
+
+import (
+	"fmt"
+	"os"
+	"strings"
+	"syscall"
+)
+
+// FailpointFile is the environment variable that names the file in which tests say
+// what shall fail. Its one line is FLOW/STEP/MOMENT=ACTION, where ACTION is error or
+// kill (SIGKILL of this process); the line is used up when it has struck. Beside it,
+// FILE.seen collects the names of all steps that were passed.
+const FailpointFile = "CRICKET_FAILPOINTS"
+
+func failpoint(flow, step string, at Moment) error {
+	file := os.Getenv(FailpointFile)
+	if file == "" {
+		return nil
+	}
+	name := flow + "/" + step + "/" + string(at)
+	note(file+".seen", name)
+	line, err := os.ReadFile(file)
+	if err != nil {
+		return nil
+	}
+	want, action, _ := strings.Cut(strings.TrimSpace(string(line)), "=")
+	if want != name {
+		return nil
+	}
+	os.Remove(file)
+	if action == "kill" {
+		syscall.Kill(os.Getpid(), syscall.SIGKILL)
+		select {} // until the signal arrives
+	}
+	return fmt.Errorf("failpoint %s", name)
+}
+
+func note(file, name string) {
+	f, err := os.OpenFile(file, os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o600)
+	if err != nil {
+		return
+	}
+	defer f.Close()
+	fmt.Fprintln(f, name)
+}
