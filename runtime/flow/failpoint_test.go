@@ -1,0 +1,40 @@
+//go:build failpoint
+
+package flow
+
+import (
+	"os"
+	"path/filepath"
+	"reflect"
+	"strings"
+	"testing"
+)
+
+func TestFailpointStrikesOnceAndUndoes(t *testing.T) {
+	for _, at := range []Moment{Before, After} {
+		file := filepath.Join(t.TempDir(), "failpoints")
+		t.Setenv(FailpointFile, file)
+		if err := os.WriteFile(file, []byte("make/two/"+string(at)+"=error\n"), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		var s script
+		steps := []Step{s.step("one", nil, nil), s.step("two", nil, nil)}
+		if err := Run(t.Context(), "make", steps...); err == nil {
+			t.Fatalf("%s: the failpoint did not strike", at)
+		}
+		want := []string{"do one", "undo one"}
+		if at == After {
+			want = []string{"do one", "do two", "undo two", "undo one"}
+		}
+		if !reflect.DeepEqual(s.log, want) {
+			t.Errorf("%s: log = %v, want %v", at, s.log, want)
+		}
+		if err := Run(t.Context(), "make", steps...); err != nil {
+			t.Errorf("%s: second run: %v", at, err)
+		}
+		seen, _ := os.ReadFile(file + ".seen")
+		if !strings.Contains(string(seen), "make/one/before\nmake/one/after\nmake/two/before\n") {
+			t.Errorf("%s: passed steps not noted: %q", at, seen)
+		}
+	}
+}
