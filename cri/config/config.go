@@ -1,0 +1,177 @@
+// Package config is the daemon's configuration: a TOML file, its defaults, and the
+// flags that override it.
+//
+// The defaults have one source, the commented file default.toml in this package:
+// Default reads it, `cricket config default` prints it, and a user's file is laid over
+// it. Load reports every mistake in a file at once, each with its line.
+package config
+
+import (
+	_ "embed"
+	"fmt"
+	"os"
+	"time"
+
+	"github.com/containerd/errdefs"
+)
+
+// DefaultPath is the file that the daemon reads if it exists and no other is named.
+const DefaultPath = "/etc/cricket/config.toml"
+
+//go:embed default.toml
+var defaultFile []byte
+
+// Config is the whole configuration. default.toml documents every field.
+type Config struct {
+	Socket         string             `toml:"socket"`
+	Root           string             `toml:"root"`
+	State          string             `toml:"state"`
+	LogLevel       string             `toml:"log_level"`
+	DefaultRuntime string             `toml:"default_runtime"`
+	Runtimes       map[string]Runtime `toml:"runtimes"`
+	Cgroup         Cgroup             `toml:"cgroup"`
+	Containers     Containers         `toml:"containers"`
+	Images         Images             `toml:"images"`
+	Network        Network            `toml:"network"`
+	Stream         Stream             `toml:"stream"`
+	Metrics        Metrics            `toml:"metrics"`
+	Stats          Stats              `toml:"stats"`
+}
+
+// Runtime is one runtime handler.
+type Runtime struct {
+	// Type is TypeOCI; TypeVM is reserved and refused. Empty means TypeOCI.
+	Type string `toml:"type"`
+	// Path is a program: absolute, or a name for exec.LookPath. Empty: the handler's
+	// name.
+	Path string `toml:"path"`
+	// Root is the OCI runtime's --root; empty leaves the choice to the daemon.
+	Root string `toml:"root"`
+}
+
+// The types of runtime handlers.
+const (
+	TypeOCI = "oci"
+	TypeVM  = "vm"
+)
+
+// Cgroup says who makes cgroups.
+type Cgroup struct {
+	Driver string `toml:"driver"` // DriverAuto, DriverCgroupfs or DriverSystemd
+}
+
+// The cgroup drivers.
+const (
+	DriverAuto     = "auto"
+	DriverCgroupfs = "cgroupfs"
+	DriverSystemd  = "systemd"
+)
+
+// Containers holds defaults for all containers.
+type Containers struct {
+	MaxLogLine        int  `toml:"max_log_line"` // bytes
+	UnprivilegedPorts bool `toml:"unprivileged_ports"`
+	UnprivilegedICMP  bool `toml:"unprivileged_icmp"`
+}
+
+// Images configures pulls and the image store.
+type Images struct {
+	HostsDir               string   `toml:"hosts_dir"`
+	MaxConcurrentDownloads int      `toml:"max_concurrent_downloads"`
+	ProgressDeadline       Duration `toml:"progress_deadline"`
+	Pinned                 []string `toml:"pinned"`
+}
+
+// Network says where CNI is found.
+type Network struct {
+	ConfDir string   `toml:"conf_dir"`
+	BinDirs []string `toml:"bin_dirs"`
+}
+
+// Stream configures the server of exec, attach and port-forward.
+type Stream struct {
+	Address         string   `toml:"address"`
+	IdleTimeout     Duration `toml:"idle_timeout"`
+	CreationTimeout Duration `toml:"creation_timeout"`
+}
+
+// Metrics configures the Prometheus endpoint.
+type Metrics struct {
+	Address string `toml:"address"`
+}
+
+// Stats configures the sampler.
+type Stats struct {
+	MaxAge       Duration `toml:"max_age"`
+	DiskInterval Duration `toml:"disk_interval"`
+}
+
+// Duration is a time.Duration that TOML files hold as a string.
+type Duration struct{ time.Duration }
+
+// UnmarshalText parses what time.ParseDuration does.
+func (d *Duration) UnmarshalText(text []byte) error {
+	v, err := time.ParseDuration(string(text))
+	if err != nil {
+		return fmt.Errorf("%q is not a duration: write a number with a unit, such as 500ms, 10s or 4h", text)
+	}
+	d.Duration = v
+	return nil
+}
+
+// MarshalText is the inverse of UnmarshalText.
+func (d Duration) MarshalText() ([]byte, error) {
+	return []byte(d.String()), nil
+}
+
+// DefaultFile is the commented file that holds every default.
+func DefaultFile() []byte {
+	return append([]byte(nil), defaultFile...)
+}
+
+// Default is the configuration without a file. It panics if the file compiled into
+// this package is broken, which no user can cause.
+func Default() Config {
+	var c Config
+	if problems := decode(defaultFile, &c); len(problems) > 0 {
+		panic(fmt.Sprintf("default.toml: %v", problems))
+	}
+	return c
+}
+
+// Load reads the file at path over the defaults and validates it. The error is of the
+// type Problems if the file could be read and is wrong (errdefs.ErrInvalidArgument).
+func Load(path string) (Config, error) {
+	data, err := os.ReadFile(path)
+	if err != nil {
+		if os.IsNotExist(err) {
+			return Config{}, fmt.Errorf("read configuration: %w: %w", errdefs.ErrNotFound, err)
+		}
+		return Config{}, fmt.Errorf("read configuration: %w", err)
+	}
+	c, problems := Parse(data)
+	if len(problems) > 0 {
+		return Config{}, Problems{File: path, List: problems}
+	}
+	return c, nil
+}
+
+// Parse lays data over the defaults and lists everything that is wrong with it.
+func Parse(data []byte) (Config, []Problem) {
+	c := Default()
+	problems := decode(data, &c)
+	broken := make(map[string]bool)
+	for _, p := range problems {
+		broken[p.Key] = true
+	}
+	lines := keyLines(data)
+	for _, p := range c.Validate() {
+		if broken[p.Key] {
+			continue
+		}
+		p.Line = lines.find(p.Key)
+		problems = append(problems, p)
+	}
+	sortProblems(problems)
+	return c, problems
+}
