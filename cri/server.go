@@ -1,0 +1,132 @@
+package cri
+
+import (
+	"context"
+	"fmt"
+	"log/slog"
+
+	"github.com/containerd/errdefs"
+	"github.com/opencontainers/go-digest"
+	"google.golang.org/grpc"
+	v1 "k8s.io/cri-api/pkg/apis/runtime/v1"
+
+	"github.com/cricket-cri/cricket/cri/event"
+	"github.com/cricket-cri/cricket/cri/ops"
+	"github.com/cricket-cri/cricket/cri/store"
+	"github.com/cricket-cri/cricket/runtime/image"
+	"github.com/cricket-cri/cricket/sandbox"
+)
+
+// Images is the image store, as far as the services need it (runtime/image.Store).
+// References are tags, digests, image ids or unambiguous prefixes of them; an image
+// that is not there is errdefs.ErrNotFound.
+type Images interface {
+	Pull(ctx context.Context, ref string, auth *image.Auth) (image.Image, error)
+	Get(ref string) (image.Image, error)
+	List() []image.Image
+	Remove(ctx context.Context, ref string) error
+}
+
+// Layers reads files of images (runtime/layer.Store).
+type Layers interface {
+	// ReadFiles returns the named files as a container of the chain would see them;
+	// files that do not exist are left out.
+	ReadFiles(ctx context.Context, chain []digest.Digest, names ...string) (map[string][]byte, error)
+	// Usage is what the layers occupy on the disk.
+	Usage() (bytes, inodes uint64)
+}
+
+// Network tells whether pods can be networked.
+type Network interface {
+	// Status is nil if they can; the error's text is the reason that operators read.
+	Status(ctx context.Context) error
+}
+
+// Streams makes the URLs of streaming sessions (streaming.Server of
+// k8s.io/cri-streaming).
+type Streams interface {
+	GetExec(*v1.ExecRequest) (*v1.ExecResponse, error)
+	GetAttach(*v1.AttachRequest) (*v1.AttachResponse, error)
+	GetPortForward(*v1.PortForwardRequest) (*v1.PortForwardResponse, error)
+}
+
+// Options are what a Server is made of.
+type Options struct {
+	// Drivers by name of the runtime handler. DefaultHandler serves requests that name
+	// none, and must be one of them.
+	Drivers        map[string]sandbox.Driver
+	DefaultHandler string
+
+	Images  Images
+	Layers  Layers
+	Network Network
+	Store   *store.Store
+
+	// ImageDir is the directory that ImageFsInfo reports on.
+	ImageDir string
+	// Version of the runtime, as Version answers it.
+	Version string
+	// Boot identifies the kernel's boot (/proc/sys/kernel/random/boot_id).
+	Boot string
+	// SystemdCgroup: containers are placed in cgroups by systemd.
+	SystemdCgroup bool
+	// Info is shown by Status if it is asked to be verbose: names to JSON texts.
+	Info func() map[string]string
+	Log  *slog.Logger
+}
+
+// Server implements RuntimeService and ImageService. All methods are safe for
+// concurrent use. Recover must have been called before it is registered.
+//
+// The Unimplemented servers are embedded so that RPCs that a later version of the API
+// adds answer Unimplemented.
+type Server struct {
+	v1.UnimplementedRuntimeServiceServer
+	v1.UnimplementedImageServiceServer
+
+	opts    Options // never changed after New
+	store   *store.Store
+	live    *live
+	ops     *ops.Table
+	locks   *ops.Locks
+	events  *event.Bus
+	streams Streams // set once, before serving
+	work    *work
+	log     *slog.Logger
+}
+
+// New makes a server that knows nothing yet: call Recover, SetStreams and Register.
+func New(o Options) (*Server, error) {
+	if o.Drivers[o.DefaultHandler] == nil {
+		return nil, fmt.Errorf("find default runtime handler %q: %w", o.DefaultHandler, errdefs.ErrNotFound)
+	}
+	return &Server{
+		opts:   o,
+		store:  o.Store,
+		live:   newLive(),
+		ops:    ops.NewTable(o.Log),
+		locks:  ops.NewLocks(),
+		events: event.NewBus(),
+		work:   newWork(),
+		log:    o.Log,
+	}, nil
+}
+
+// SetStreams gives the server what Exec, Attach and PortForward answer from. It must be
+// called before Register.
+func (s *Server) SetStreams(st Streams) { s.streams = st }
+
+// Register puts both services on g.
+func (s *Server) Register(g grpc.ServiceRegistrar) {
+	v1.RegisterRuntimeServiceServer(g, s)
+	v1.RegisterImageServiceServer(g, s)
+}
+
+// Close ends event streams and waits for operations and waiters; pods go on. ctx bounds
+// the wait for operations that are under way.
+func (s *Server) Close(ctx context.Context) error {
+	s.events.Close()
+	err := s.ops.Drain(ctx)
+	s.work.stop()
+	return err
+}
