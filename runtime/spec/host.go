@@ -25,7 +25,7 @@ import (
 func ReadDevices(name string) ([]specs.LinuxDevice, error) {
 	var st unix.Stat_t
 	if err := unix.Stat(name, &st); err != nil {
-		kind := errdefs.ErrInternal
+		var kind error = errdefs.ErrInternal
 		if errors.Is(err, fs.ErrNotExist) {
 			kind = errdefs.ErrNotFound
 		}
