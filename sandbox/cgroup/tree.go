@@ -1,0 +1,269 @@
+package cgroup
+
+import (
+	"bufio"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/containerd/errdefs"
+	"golang.org/x/sys/unix"
+)
+
+// v2 is the key of the only mount of a unified tree.
+const v2 = ""
+
+// Tree is the node's cgroups. Its methods are safe for concurrent use.
+type Tree struct {
+	// mounts holds the mount point of each controller (v1; named hierarchies as
+	// name=X), or the one of v2 alone.
+	mounts map[string]string
+	// buffers are for reading; see reader.
+	buffers sync.Pool
+}
+
+func newTree(mounts map[string]string) *Tree {
+	return &Tree{mounts: mounts, buffers: sync.Pool{New: func() any { return new(buffer) }}}
+}
+
+// Open finds the cgroup mounts of this process. A node on which any controller of v1
+// manages processes or memory counts as v1, also if v2 is mounted beside it (hybrid).
+func Open() (*Tree, error) {
+	f, err := os.Open("/proc/self/mountinfo")
+	if err != nil {
+		return nil, fmt.Errorf("find cgroups: %w", err)
+	}
+	defer func() { _ = f.Close() }()
+	return parseMounts(f)
+}
+
+func parseMounts(mountinfo io.Reader) (*Tree, error) {
+	mounts, unified := map[string]string{}, ""
+	for lines := bufio.NewScanner(mountinfo); lines.Scan(); {
+		before, after, found := strings.Cut(lines.Text(), " - ")
+		place, super := strings.Fields(before), strings.Fields(after)
+		if !found || len(place) < 5 || len(super) < 3 {
+			continue
+		}
+		switch super[0] {
+		case "cgroup2":
+			if unified == "" {
+				unified = place[4]
+			}
+		case "cgroup":
+			for _, option := range strings.Split(super[2], ",") {
+				if controllers[option] || strings.HasPrefix(option, "name=") {
+					mounts[option] = place[4]
+				}
+			}
+		}
+	}
+	if mounts["memory"] != "" || mounts["pids"] != "" || mounts["cpu"] != "" {
+		return newTree(mounts), nil
+	}
+	if unified == "" {
+		return nil, fmt.Errorf("no cgroup hierarchy is mounted: %w", errdefs.ErrFailedPrecondition)
+	}
+	return newTree(map[string]string{v2: unified}), nil
+}
+
+// controllers are the options that name a controller in a v1 mount.
+var controllers = map[string]bool{
+	"cpu": true, "cpuacct": true, "cpuset": true, "memory": true, "devices": true, "freezer": true,
+	"blkio": true, "pids": true, "hugetlb": true, "net_cls": true, "net_prio": true, "perf_event": true,
+	"rdma": true, "misc": true,
+}
+
+// Unified says whether the node is on cgroup v2.
+func (t *Tree) Unified() bool { return t.mounts[v2] != "" }
+
+// file is the file of a controller in the cgroup at path, "" if it is not mounted.
+func (t *Tree) file(controller, path, name string) string {
+	root := t.mounts[v2]
+	if root == "" {
+		root = t.mounts[controller]
+	}
+	if root == "" {
+		return ""
+	}
+	return root + path + "/" + name
+}
+
+// roots are the distinct mount points, in a fixed order.
+func (t *Tree) roots() []string {
+	var roots []string
+	for _, mount := range t.mounts {
+		roots = append(roots, mount)
+	}
+	slices.Sort(roots)
+	return slices.Compact(roots)
+}
+
+func checkPath(path string) error {
+	if path == "/" || !filepath.IsAbs(path) || filepath.Clean(path) != path {
+		return fmt.Errorf("cgroup path %q: %w", path, errdefs.ErrInvalidArgument)
+	}
+	return nil
+}
+
+// Exists says whether the cgroup at path exists in any hierarchy.
+func (t *Tree) Exists(path string) bool {
+	for _, root := range t.roots() {
+		if unix.Access(root+path, unix.F_OK) == nil {
+			return true
+		}
+	}
+	return false
+}
+
+// Make makes the cgroup at path and those above it, wherever they are missing. It
+// returns the uppermost one that it made, for Remove; "" if all were there.
+func (t *Tree) Make(path string) (made string, err error) {
+	if err := checkPath(path); err != nil {
+		return "", err
+	}
+	for _, root := range t.roots() {
+		top, err := t.makeBelow(root, path)
+		if top != "" && (made == "" || len(top) < len(made)) {
+			made = top
+		}
+		if err != nil {
+			return made, errors.Join(fmt.Errorf("make cgroup: %w", err), t.Remove(path, made))
+		}
+	}
+	return made, nil
+}
+
+// makeBelow starts again if an empty parent is removed under its feet by the Remove of
+// a neighbour.
+func (t *Tree) makeBelow(root, path string) (made string, err error) {
+	for range 10 {
+		made, err = t.makeOnce(root, path)
+		if !errors.Is(err, os.ErrNotExist) {
+			break
+		}
+	}
+	return made, err
+}
+
+func (t *Tree) makeOnce(root, path string) (made string, err error) {
+	at := ""
+	for _, name := range strings.Split(path[1:], "/") {
+		parent := at
+		at += "/" + name
+		if t.Unified() {
+			delegate(root + parent)
+		}
+		err := os.Mkdir(root+at, 0o755)
+		if errors.Is(err, os.ErrExist) {
+			continue
+		}
+		if err != nil {
+			return made, err
+		}
+		if made == "" {
+			made = at
+		}
+		if err := t.prepare(root, parent, at); err != nil {
+			return made, err
+		}
+	}
+	return made, nil
+}
+
+// delegate enables every controller for the children of a v2 cgroup. What cannot be
+// enabled is simply not limited: the runtime says so if a container needs it.
+func delegate(dir string) {
+	available, err := os.ReadFile(dir + "/cgroup.controllers")
+	if err != nil {
+		return
+	}
+	enabled, _ := os.ReadFile(dir + "/cgroup.subtree_control")
+	have := strings.Fields(string(enabled))
+	for _, c := range strings.Fields(string(available)) {
+		if !slices.Contains(have, c) {
+			_ = os.WriteFile(dir+"/cgroup.subtree_control", []byte("+"+c), 0)
+		}
+	}
+}
+
+// prepare gives a new v1 cgroup what it needs to hold processes and to count those of
+// its children.
+func (t *Tree) prepare(root, parent, path string) error {
+	switch root {
+	case t.mounts["memory"]:
+		_ = os.WriteFile(root+path+"/memory.use_hierarchy", []byte("1"), 0)
+	case t.mounts["cpuset"]:
+		for _, name := range []string{"/cpuset.cpus", "/cpuset.mems"} {
+			inherited, err := os.ReadFile(root + parent + name)
+			if err != nil {
+				return err
+			}
+			if err := os.WriteFile(root+path+name, inherited, 0); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+// Remove removes the cgroup at path, with those below it, and then the empty ones
+// above it up to top (what Make returned; "" for path alone). It is idempotent. Processes
+// must be gone or going: it waits up to a second for them.
+func (t *Tree) Remove(path, top string) error {
+	if err := checkPath(path); err != nil {
+		return err
+	}
+	for _, root := range t.roots() {
+		if err := removeTree(root + path); err != nil {
+			return fmt.Errorf("remove cgroup: %w", err)
+		}
+		if top == "" || path != top && !strings.HasPrefix(path, top+"/") {
+			continue
+		}
+		for at := path; at != top; {
+			at = filepath.Dir(at)
+			if unix.Rmdir(root+at) != nil {
+				break // in use, or gone
+			}
+		}
+	}
+	return nil
+}
+
+func removeTree(dir string) error {
+	err := unix.Rmdir(dir)
+	if err == nil || err == unix.ENOENT {
+		return nil
+	}
+	for _, child := range children(dir) {
+		if err := removeTree(child); err != nil {
+			return err
+		}
+	}
+	// A killed process leaves its cgroup only when it has been torn down.
+	for wait := time.Millisecond; wait < time.Second; wait *= 2 {
+		if err = unix.Rmdir(dir); err == nil || err == unix.ENOENT {
+			return nil
+		}
+		time.Sleep(wait)
+	}
+	return fmt.Errorf("%s: %w", dir, err)
+}
+
+func children(dir string) []string {
+	entries, _ := os.ReadDir(dir)
+	var dirs []string
+	for _, e := range entries {
+		if e.IsDir() {
+			dirs = append(dirs, filepath.Join(dir, e.Name()))
+		}
+	}
+	return dirs
+}
