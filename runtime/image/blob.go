@@ -1,0 +1,176 @@
+package image
+
+import (
+	"bufio"
+	"bytes"
+	"context"
+	_ "crypto/sha512" // go-digest uses the hashes that are linked in
+	"errors"
+	"fmt"
+	"io"
+
+	"github.com/containerd/errdefs"
+	"github.com/klauspost/compress/gzip"
+	"github.com/klauspost/compress/zstd"
+	"github.com/opencontainers/go-digest"
+	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
+)
+
+// checkDigest refuses digests that are malformed or of an algorithm we cannot compute.
+func checkDigest(d digest.Digest) error {
+	if err := d.Validate(); err != nil {
+		return fmt.Errorf("check digest %q: %w: %w", d, errdefs.ErrFailedPrecondition, err)
+	}
+	return nil
+}
+
+// verifier passes a blob through and answers with an error instead of the end if size or
+// digest are not those of the descriptor. Whoever reads to the end has the true blob.
+type verifier struct {
+	from io.Reader
+	want ocispec.Descriptor
+	hash digest.Verifier
+	left int64
+	err  error // sticky; io.EOF when the blob was found true
+}
+
+func newVerifier(from io.Reader, want ocispec.Descriptor) *verifier {
+	return &verifier{from: from, want: want, hash: want.Digest.Verifier(), left: want.Size}
+}
+
+func (v *verifier) Read(p []byte) (int, error) {
+	if v.err != nil {
+		return 0, v.err
+	}
+	n, err := v.from.Read(p)
+	v.hash.Write(p[:n]) // hashes do not fail
+	v.left -= int64(n)
+	switch {
+	case v.left < 0:
+		v.err = fmt.Errorf("check blob %s: %w: longer than %d bytes", v.want.Digest, errdefs.ErrFailedPrecondition, v.want.Size)
+	case err == io.EOF && v.left > 0:
+		v.err = fmt.Errorf("check blob %s: %w: ends %d bytes early", v.want.Digest, errdefs.ErrFailedPrecondition, v.left)
+	case err == io.EOF && !v.hash.Verified():
+		v.err = fmt.Errorf("check blob %s: %w: content has another digest", v.want.Digest, errdefs.ErrFailedPrecondition)
+	default:
+		v.err = err
+	}
+	return n, v.err
+}
+
+// stream reads a blob and takes the connection up again, at the byte where it broke, a
+// bounded number of times.
+type stream struct {
+	ctx  context.Context
+	reg  *registry
+	desc ocispec.Descriptor
+
+	rc     io.ReadCloser
+	offset int64
+	broken int
+}
+
+func (s *stream) Read(p []byte) (int, error) {
+	for {
+		n, err := s.read(p)
+		s.offset += int64(n)
+		if err == io.EOF && s.offset < s.desc.Size {
+			err = io.ErrUnexpectedEOF
+		}
+		if err == nil || err == io.EOF || !transient(err) {
+			return n, err
+		}
+		s.Close()
+		s.broken++
+		if s.broken >= attempts {
+			return n, fmt.Errorf("read blob, attempt %d: %w", s.broken, err)
+		}
+		s.reg.log.Debug("layer is taken up again", "image", s.reg.full, "digest", s.desc.Digest, "offset", s.offset, "error", err)
+		if waitErr := pause(s.ctx, s.reg.backoff<<s.broken); waitErr != nil {
+			return n, errors.Join(waitErr, err)
+		}
+		if n > 0 {
+			return n, nil
+		}
+	}
+}
+
+func (s *stream) read(p []byte) (int, error) {
+	if s.rc == nil {
+		rc, err := s.reg.fetch(s.ctx, s.desc, s.offset)
+		if err != nil {
+			return 0, err
+		}
+		s.rc = rc
+	}
+	return s.rc.Read(p)
+}
+
+func (s *stream) Close() error {
+	if s.rc == nil {
+		return nil
+	}
+	rc := s.rc
+	s.rc = nil
+	return rc.Close()
+}
+
+// maxWindow is the memory one zstd layer may ask for: what `zstd --long` needs.
+const maxWindow = 128 << 20
+
+// inflate finds out how the stream is compressed and returns the tar stream in it. The
+// content decides: media types are wrong often enough, and the diff id is checked in any
+// case.
+func inflate(r io.Reader) (io.ReadCloser, error) {
+	buf := bufio.NewReaderSize(r, 128<<10)
+	head, err := buf.Peek(262)
+	if err != nil && err != io.EOF {
+		return nil, err
+	}
+	switch {
+	case len(head) == 262 && string(head[257:]) == "ustar":
+		return io.NopCloser(buf), nil
+	case bytes.HasPrefix(head, []byte{0x1f, 0x8b}):
+		return gzip.NewReader(buf)
+	case bytes.HasPrefix(head, []byte{0x28, 0xb5, 0x2f, 0xfd}), zstdSkippable(head):
+		d, err := zstd.NewReader(buf, zstd.WithDecoderMaxWindow(maxWindow), zstd.WithDecoderConcurrency(2))
+		if err != nil {
+			return nil, err
+		}
+		return d.IOReadCloser(), nil
+	}
+	return io.NopCloser(buf), nil
+}
+
+// zstdSkippable recognizes the frames that some writers put before the data.
+func zstdSkippable(head []byte) bool {
+	return len(head) >= 4 && head[0]&0xf0 == 0x50 && bytes.Equal(head[1:4], []byte{0x2a, 0x4d, 0x18})
+}
+
+// inflated is the tar stream of a blob. It ends a stream that grows beyond all measure,
+// and says of what cannot be read why.
+type inflated struct {
+	from io.Reader
+	blob *verifier
+	left int64
+}
+
+func (i *inflated) Read(p []byte) (int, error) {
+	n, err := i.from.Read(p)
+	i.left -= int64(n)
+	if i.left < 0 {
+		return 0, fmt.Errorf("inflate layer: %w: larger than the limit", errdefs.ErrResourceExhausted)
+	}
+	if err != nil && err != io.EOF {
+		err = i.blob.reason(err)
+	}
+	return n, err
+}
+
+// reason prefers what broke the blob off to what its reader made of that.
+func (v *verifier) reason(err error) error {
+	if v.err != nil && v.err != io.EOF {
+		return v.err
+	}
+	return fmt.Errorf("inflate layer: %w: %w", errdefs.ErrFailedPrecondition, err)
+}

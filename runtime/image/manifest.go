@@ -1,0 +1,225 @@
+package image
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"slices"
+
+	"github.com/containerd/errdefs"
+	"github.com/containerd/platforms"
+	"github.com/opencontainers/go-digest"
+	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
+)
+
+// Media types of Docker, which the OCI's image specification does not name.
+const (
+	dockerManifest  = "application/vnd.docker.distribution.manifest.v2+json"
+	dockerIndex     = "application/vnd.docker.distribution.manifest.list.v2+json"
+	dockerConfig    = "application/vnd.docker.container.image.v1+json"
+	dockerSchema1   = "application/vnd.docker.distribution.manifest.v1+json"
+	dockerSchema1JW = "application/vnd.docker.distribution.manifest.v1+prettyjws"
+)
+
+// What a registry may make us hold in memory or stack up.
+const (
+	maxManifest = 4 << 20
+	maxConfig   = 8 << 20
+	maxLayers   = 500 // overlayfs stacks no more
+	maxNesting  = 4   // indexes in indexes
+)
+
+// source is the image as the registry describes it.
+type source struct {
+	id     digest.Digest
+	config []byte
+	image  ocispec.Image
+	layers []ocispec.Descriptor // lowest first, as many as diff ids
+	size   uint64
+}
+
+// document is what indexes and manifests look like before one knows which it is.
+type document struct {
+	MediaType string               `json:"mediaType"`
+	Schema    int                  `json:"schemaVersion"`
+	Manifests []ocispec.Descriptor `json:"manifests"`
+	Config    *ocispec.Descriptor  `json:"config"`
+	Layers    []ocispec.Descriptor `json:"layers"`
+	FSLayers  json.RawMessage      `json:"fsLayers"`
+}
+
+// readSource follows a descriptor through indexes to the manifest for this platform, and
+// reads the configuration.
+func readSource(ctx context.Context, reg *registry, target ocispec.Descriptor, platform platforms.MatchComparer) (source, error) {
+	var src source
+	desc := target
+	for range maxNesting {
+		doc, err := readDocument(ctx, reg, desc)
+		if err != nil {
+			return src, fmt.Errorf("read manifest %s: %w", desc.Digest, err)
+		}
+		src.size += uint64(desc.Size)
+		if doc.Config != nil {
+			src.layers = doc.Layers
+			return src, src.readConfig(ctx, reg, *doc.Config, platform)
+		}
+		next, err := choose(doc.Manifests, platform)
+		if err != nil {
+			return src, fmt.Errorf("read index %s: %w", desc.Digest, err)
+		}
+		desc = next
+	}
+	return src, fmt.Errorf("read index %s: %w: indexes nested deeper than %d", target.Digest, errdefs.ErrFailedPrecondition, maxNesting)
+}
+
+func readDocument(ctx context.Context, reg *registry, desc ocispec.Descriptor) (document, error) {
+	var doc document
+	switch desc.MediaType {
+	case dockerSchema1, dockerSchema1JW:
+		return doc, fmt.Errorf("%w: Docker image manifest schema 1 is not supported, push the image again with a current tool", errdefs.ErrNotImplemented)
+	case dockerManifest, dockerIndex, ocispec.MediaTypeImageManifest, ocispec.MediaTypeImageIndex:
+	default: // registries that do not know; the content says
+		desc.MediaType = ocispec.MediaTypeImageManifest
+	}
+	raw, err := reg.document(ctx, desc, maxManifest)
+	if err != nil {
+		return doc, err
+	}
+	if err := json.Unmarshal(raw, &doc); err != nil {
+		return doc, fmt.Errorf("%w: %w", errdefs.ErrFailedPrecondition, err)
+	}
+	return doc, doc.check()
+}
+
+// check refuses documents that two readers could understand differently.
+func (d document) check() error {
+	isIndex, isManifest := d.Manifests != nil, d.Config != nil
+	switch {
+	case d.Schema == 1 || d.FSLayers != nil:
+		return fmt.Errorf("%w: Docker image manifest schema 1 is not supported", errdefs.ErrNotImplemented)
+	case isIndex && (isManifest || d.Layers != nil):
+		return fmt.Errorf("%w: both index and manifest", errdefs.ErrFailedPrecondition)
+	case !isIndex && !isManifest:
+		return fmt.Errorf("%w: neither index nor manifest (media type %q)", errdefs.ErrFailedPrecondition, d.MediaType)
+	}
+	for _, other := range []string{dockerIndex, ocispec.MediaTypeImageIndex} {
+		if isManifest && d.MediaType == other {
+			return fmt.Errorf("%w: a manifest that calls itself an index", errdefs.ErrFailedPrecondition)
+		}
+	}
+	for _, other := range []string{dockerManifest, ocispec.MediaTypeImageManifest} {
+		if isIndex && d.MediaType == other {
+			return fmt.Errorf("%w: an index that calls itself a manifest", errdefs.ErrFailedPrecondition)
+		}
+	}
+	return nil
+}
+
+// choose picks the manifest that suits the platform best; among equals, the first. One
+// that names no platform is taken if no other suits: its configuration will tell.
+func choose(list []ocispec.Descriptor, platform platforms.MatchComparer) (ocispec.Descriptor, error) {
+	var fit, vague []ocispec.Descriptor
+	for _, d := range list {
+		switch {
+		case d.Platform == nil:
+			vague = append(vague, d)
+		case platform.Match(*d.Platform):
+			fit = append(fit, d)
+		}
+	}
+	slices.SortStableFunc(fit, func(a, b ocispec.Descriptor) int {
+		switch {
+		case platform.Less(*a.Platform, *b.Platform):
+			return -1
+		case platform.Less(*b.Platform, *a.Platform):
+			return 1
+		}
+		return 0
+	})
+	if all := append(fit, vague...); len(all) > 0 {
+		return all[0], nil
+	}
+	return ocispec.Descriptor{}, fmt.Errorf("%w: no image for platform %s in it", errdefs.ErrNotFound, platforms.Format(platforms.DefaultSpec()))
+}
+
+func (s *source) readConfig(ctx context.Context, reg *registry, desc ocispec.Descriptor, platform platforms.MatchComparer) error {
+	switch desc.MediaType {
+	case ocispec.MediaTypeImageConfig, dockerConfig, "application/octet-stream":
+	default:
+		return fmt.Errorf("read config: %w: not a container image but an artifact (config of type %q)", errdefs.ErrFailedPrecondition, desc.MediaType)
+	}
+	if desc.Digest.Validate() == nil && desc.Digest.Algorithm() != digest.SHA256 {
+		return fmt.Errorf("read config: %w: digest %s is not sha256", errdefs.ErrFailedPrecondition, desc.Digest)
+	}
+	raw, err := reg.document(ctx, desc, maxConfig)
+	if err != nil {
+		return fmt.Errorf("read config %s: %w", desc.Digest, err)
+	}
+	s.id, s.config = desc.Digest, raw
+	if s.image, err = parseConfig(raw); err != nil {
+		return fmt.Errorf("read config %s: %w", desc.Digest, err)
+	}
+	if p := s.image.Platform; p.OS != "" && p.Architecture != "" && !platform.Match(p) {
+		return fmt.Errorf("read config %s: %w: the image is for %s, this node is %s", desc.Digest, errdefs.ErrFailedPrecondition,
+			platforms.Format(p), platforms.Format(platforms.DefaultSpec()))
+	}
+	s.size += uint64(desc.Size)
+	return s.checkLayers()
+}
+
+// parseConfig reads a configuration and checks what the rest relies on.
+func parseConfig(raw []byte) (ocispec.Image, error) {
+	var img ocispec.Image
+	if err := json.Unmarshal(raw, &img); err != nil {
+		return img, fmt.Errorf("%w: %w", errdefs.ErrFailedPrecondition, err)
+	}
+	if t := img.RootFS.Type; t != "" && t != "layers" {
+		return img, fmt.Errorf("%w: rootfs of type %q", errdefs.ErrFailedPrecondition, t)
+	}
+	for _, d := range img.RootFS.DiffIDs {
+		if err := checkDigest(d); err != nil {
+			return img, err
+		}
+		if d.Algorithm() != digest.SHA256 {
+			return img, fmt.Errorf("%w: diff id %s is not sha256", errdefs.ErrFailedPrecondition, d)
+		}
+	}
+	return img, nil
+}
+
+func (s *source) checkLayers() error {
+	if have, want := len(s.image.RootFS.DiffIDs), len(s.layers); have != want {
+		return fmt.Errorf("check layers: %w: %d diff ids for %d layers", errdefs.ErrFailedPrecondition, have, want)
+	}
+	if len(s.layers) > maxLayers {
+		return fmt.Errorf("check layers: %w: %d layers, at most %d", errdefs.ErrFailedPrecondition, len(s.layers), maxLayers)
+	}
+	for i, l := range s.layers {
+		if err := checkLayer(l); err != nil {
+			return fmt.Errorf("check layer %d: %w", i+1, err)
+		}
+		s.size += uint64(l.Size)
+	}
+	return nil
+}
+
+func checkLayer(l ocispec.Descriptor) error {
+	switch l.MediaType {
+	case ocispec.MediaTypeImageLayer, ocispec.MediaTypeImageLayerGzip, ocispec.MediaTypeImageLayerZstd,
+		"application/vnd.docker.image.rootfs.diff.tar",
+		"application/vnd.docker.image.rootfs.diff.tar.gzip",
+		"application/vnd.docker.image.rootfs.diff.tar.zstd":
+	case "application/vnd.docker.image.rootfs.foreign.diff.tar",
+		"application/vnd.docker.image.rootfs.foreign.diff.tar.gzip",
+		"application/vnd.oci.image.layer.nondistributable.v1.tar",
+		"application/vnd.oci.image.layer.nondistributable.v1.tar+gzip",
+		"application/vnd.oci.image.layer.nondistributable.v1.tar+zstd":
+		return fmt.Errorf("%w: the layer is not distributable (%s), the registry does not have it", errdefs.ErrNotImplemented, l.MediaType)
+	default:
+		return fmt.Errorf("%w: layers of type %q", errdefs.ErrNotImplemented, l.MediaType)
+	}
+	if l.Size < 0 {
+		return fmt.Errorf("%w: size %d", errdefs.ErrFailedPrecondition, l.Size)
+	}
+	return checkDigest(l.Digest)
+}

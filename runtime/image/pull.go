@@ -1,0 +1,248 @@
+package image
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"maps"
+	"slices"
+	"time"
+
+	"github.com/containerd/errdefs"
+	"github.com/opencontainers/go-digest"
+	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
+	"golang.org/x/sync/errgroup"
+
+	"github.com/cricket-cri/cricket/runtime/flow"
+)
+
+// Pull brings an image in by name with tag or digest and returns it; auth may be nil.
+// The registry is asked even for images that are there, as a tag may have moved and the
+// credential may not open it; layers that are there are not fetched.
+//
+// A pull of the same name with the same credential that is under way is joined; it ends
+// when the last who waits for it gives up. What a failed pull brought in is removed.
+func (s *Store) Pull(ctx context.Context, ref string, auth *Auth) (Image, error) {
+	n, err := parseName(ref)
+	if err != nil {
+		return Image{}, err
+	}
+	if auth != nil {
+		if _, _, err := auth.basic(); err != nil {
+			return Image{}, err
+		}
+	}
+	key := n.full + " " + auth.key()
+	return s.calls.join(ctx, key, func(ctx context.Context) (Image, error) {
+		return s.pull(ctx, n, auth)
+	})
+}
+
+// pull is one pull, whoever waits for it.
+type pull struct {
+	store  *Store
+	reg    *registry
+	name   name
+	target ocispec.Descriptor
+	source source
+	image  Image
+}
+
+func (s *Store) pull(ctx context.Context, n name, auth *Auth) (Image, error) {
+	ctx, cancel := context.WithCancelCause(withLog(ctx, s.opts.Log))
+	var moved progress
+	watched := make(chan struct{})
+	go func() { defer close(watched); moved.watch(ctx, s.opts.Stall, cancel) }()
+	defer func() { cancel(nil); <-watched }()
+
+	p := &pull{store: s, name: n, reg: s.registry(ctx, n, auth, &moved)}
+	defer p.reg.close()
+	err := flow.Run(ctx, "pull image",
+		flow.Step{Name: "resolve reference", Do: p.resolve},
+		flow.Step{Name: "read manifest", Do: p.read},
+		flow.Step{Name: "pin layers", Do: p.pin, Undo: p.drop},
+		flow.Step{Name: "fetch layers", Do: p.fetch},  // what came in is dropped with the pins
+		flow.Step{Name: "write record", Do: p.record}, // from here on the image is whole
+	)
+	if err != nil {
+		if cause := context.Cause(ctx); errdefs.IsUnavailable(cause) { // stalled
+			err = fmt.Errorf("%w (%v)", cause, err)
+		}
+		return Image{}, classify(err)
+	}
+	s.holds.unpin(p.source.image.RootFS.DiffIDs)
+	return p.image, nil
+}
+
+func (p *pull) resolve(ctx context.Context) (err error) {
+	p.target, err = p.reg.resolve(ctx)
+	if err == nil && p.name.digest != "" && p.target.Digest != p.name.digest {
+		return fmt.Errorf("%w: the registry answered with digest %s", errdefs.ErrFailedPrecondition, p.target.Digest)
+	}
+	return err
+}
+
+// read learns what the image consists of. The registry has told the digest; a record
+// that came from the same digest tells the rest without asking again.
+func (p *pull) read(ctx context.Context) (err error) {
+	if known, ok := p.store.byTarget(p.target.Digest); ok {
+		p.source = known
+		return nil
+	}
+	p.source, err = readSource(ctx, p.reg, p.target, p.store.platform)
+	return err
+}
+
+// byTarget finds the image that a manifest or index digest led to, in whatever
+// repository.
+func (s *Store) byTarget(target digest.Digest) (source, bool) {
+	s.mu.RLock()
+	defer s.mu.RUnlock()
+	for _, e := range s.entries {
+		for _, d := range e.record.Digests {
+			if len(d) > len(target) && d[len(d)-len(target)-1:] == "@"+target.String() {
+				return source{id: e.record.ID, config: e.record.Config, image: e.image.Config, size: e.record.Size}, true
+			}
+		}
+	}
+	return source{}, false
+}
+
+func (p *pull) pin(context.Context) error {
+	p.store.holds.pin(p.source.image.RootFS.DiffIDs)
+	return nil
+}
+
+// drop gives up what the pull brought in, unless another needs it.
+func (p *pull) drop(ctx context.Context) error {
+	p.store.holds.unpin(p.source.image.RootFS.DiffIDs)
+	return p.store.sweep(ctx)
+}
+
+// fetch brings in the layers that are missing, the lowest first.
+func (p *pull) fetch(ctx context.Context) error {
+	if p.source.layers == nil && p.missing() { // the known image was removed just now
+		src, err := readSource(ctx, p.reg, p.target, p.store.platform)
+		if err != nil {
+			return err
+		}
+		if src.id != p.source.id {
+			return fmt.Errorf("%w: %s is another image than before", errdefs.ErrUnavailable, p.target.Digest)
+		}
+		p.source.layers = src.layers
+	}
+	group, ctx := errgroup.WithContext(ctx)
+	group.SetLimit(p.store.opts.Parallel)
+	done := map[digest.Digest]bool{}
+	for i, id := range p.source.image.RootFS.DiffIDs {
+		if done[id] || p.source.layers == nil {
+			continue
+		}
+		done[id] = true
+		group.Go(func() error {
+			if err := p.layer(ctx, id, p.source.layers[i]); err != nil {
+				return fmt.Errorf("layer %d: %w", i+1, err)
+			}
+			return nil
+		})
+	}
+	return group.Wait()
+}
+
+func (p *pull) missing() bool {
+	return slices.ContainsFunc(p.source.image.RootFS.DiffIDs, func(id digest.Digest) bool { return !p.store.opts.Layers.Has(id) })
+}
+
+// layer brings in one layer in one pass: fetched, checked, inflated, kept.
+func (p *pull) layer(ctx context.Context, id digest.Digest, desc ocispec.Descriptor) error {
+	give, err := p.store.holds.take(ctx, id)
+	if err != nil {
+		return err
+	}
+	defer give()
+	if p.store.opts.Layers.Has(id) {
+		return nil
+	}
+	blob := &stream{ctx: ctx, reg: p.reg, desc: desc}
+	defer blob.Close()
+	checked := newVerifier(blob, desc)
+	tar, err := inflate(checked)
+	if err != nil {
+		return fmt.Errorf("inflate %s: %w", desc.Digest, checked.reason(err))
+	}
+	defer tar.Close()
+	if err := p.store.opts.Layers.Ingest(ctx, id, &inflated{tar, checked, p.store.opts.MaxLayer}); err != nil {
+		return fmt.Errorf("ingest %s: %w", desc.Digest, err)
+	}
+	if _, err := io.Copy(io.Discard, checked); err != nil { // what lies behind the compressed data
+		return err
+	}
+	return nil
+}
+
+// record writes down that the image is whole, and what it is called.
+func (p *pull) record(context.Context) error {
+	s := p.store
+	s.commit.Lock()
+	defer s.commit.Unlock()
+	r, changed := s.merge(p)
+	if changed {
+		if err := r.write(s.opts.Root); err != nil {
+			return err
+		}
+	}
+	former, moved := s.owner(p.name.tag, r.ID)
+	s.index(r)
+	if moved { // the greater number decides already, should this not reach the disk
+		if err := former.withoutTag(p.name.tag).write(s.opts.Root); err != nil {
+			s.opts.Log.Warn("moved tag stays in the old image's record", "image", former.ID, "tag", p.name.tag, "error", err)
+		}
+	}
+	s.mu.RLock()
+	defer s.mu.RUnlock()
+	p.image = s.entries[r.ID].image
+	return nil
+}
+
+// merge adds the names of the pull to the image's record; s.commit is held.
+func (s *Store) merge(p *pull) (r record, changed bool) {
+	s.mu.RLock()
+	defer s.mu.RUnlock()
+	e, known := s.entries[p.source.id]
+	r = e.record
+	if !known {
+		r = record{
+			Version: recordVersion, ID: p.source.id, Config: p.source.config,
+			DiffIDs: p.source.image.RootFS.DiffIDs, Size: p.source.size, PulledAt: time.Now().UTC(),
+		}
+		changed = true
+	}
+	if d := p.name.repoDigest(p.target.Digest); !slices.Contains(r.Digests, d) {
+		r.Digests = append(slices.Clone(r.Digests), d)
+		slices.Sort(r.Digests)
+		changed = true
+	}
+	if tag := p.name.tag; tag != "" && s.names[tag] != r.ID {
+		r.Tags = maps.Clone(r.Tags)
+		if r.Tags == nil {
+			r.Tags = map[string]uint64{}
+		}
+		r.Tags[tag] = s.seq + 1
+		changed = true
+	}
+	return r, changed
+}
+
+// owner finds the record that has the tag now, if it is another one's.
+func (s *Store) owner(tag string, id digest.Digest) (record, bool) {
+	s.mu.RLock()
+	defer s.mu.RUnlock()
+	owner, ok := s.names[tag]
+	return s.entries[owner].record, ok && tag != "" && owner != id
+}
+
+func (r record) withoutTag(tag string) record {
+	r.Tags = maps.Clone(r.Tags)
+	delete(r.Tags, tag)
+	return r
+}

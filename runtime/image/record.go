@@ -1,0 +1,158 @@
+package image
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/containerd/errdefs"
+	"github.com/opencontainers/go-digest"
+)
+
+// recordVersion changes when old readers would misunderstand a record.
+const recordVersion = 1
+
+// record is the file of one image.
+type record struct {
+	Version int           `json:"version"`
+	ID      digest.Digest `json:"id"`
+	// Config is the configuration, byte for byte: its digest is the id, which makes the
+	// record its own checksum.
+	Config  []byte          `json:"config"`
+	DiffIDs []digest.Digest `json:"diffIds"`
+	// Tags are full names, each with a number that grows with every tag given on this
+	// node: where two records claim a name after a crash, the greater number has it.
+	Tags map[string]uint64 `json:"tags,omitempty"`
+	// Digests are full names with the digest they were pulled by, sorted.
+	Digests  []string  `json:"digests"`
+	Size     uint64    `json:"size"`
+	PulledAt time.Time `json:"pulledAt"`
+}
+
+// check finds out whether the record is what was written.
+func (r record) check(file string) error {
+	switch {
+	case r.Version != recordVersion:
+		return fmt.Errorf("%w: version %d is unknown", errdefs.ErrFailedPrecondition, r.Version)
+	case digest.FromBytes(r.Config) != r.ID:
+		return fmt.Errorf("%w: configuration has another digest than the id", errdefs.ErrFailedPrecondition)
+	case r.file() != file:
+		return fmt.Errorf("%w: record of %s under a foreign name", errdefs.ErrFailedPrecondition, r.ID)
+	}
+	config, err := parseConfig(r.Config)
+	if err == nil && !slices.Equal(config.RootFS.DiffIDs, r.DiffIDs) {
+		err = fmt.Errorf("%w: layers differ from the configuration's", errdefs.ErrFailedPrecondition)
+	}
+	return err
+}
+
+func (r record) file() string { return r.ID.Encoded() + recordSuffix }
+
+const (
+	recordSuffix = ".json"
+	tempSuffix   = ".tmp" // being written
+	badSuffix    = ".bad" // could not be read, set aside
+)
+
+// write makes the record durable, whole or not at all.
+func (r record) write(dir string) error {
+	raw, err := json.Marshal(r)
+	if err != nil {
+		return fmt.Errorf("write record: %w", err)
+	}
+	path := filepath.Join(dir, r.file())
+	if err := writeSynced(path+tempSuffix, raw); err != nil {
+		os.Remove(path + tempSuffix)
+		return fmt.Errorf("write record: %w", err)
+	}
+	if err := os.Rename(path+tempSuffix, path); err != nil {
+		os.Remove(path + tempSuffix)
+		return fmt.Errorf("write record: %w", err)
+	}
+	return syncDir(dir)
+}
+
+func writeSynced(path string, raw []byte) error {
+	f, err := os.OpenFile(path, os.O_CREATE|os.O_TRUNC|os.O_WRONLY, 0o600)
+	if err != nil {
+		return err
+	}
+	_, err = f.Write(raw)
+	if err == nil {
+		err = f.Sync()
+	}
+	return errors.Join(err, f.Close())
+}
+
+// erase makes the record's absence durable. It needs no free space on the disk.
+func (r record) erase(dir string) error {
+	err := os.Remove(filepath.Join(dir, r.file()))
+	if err != nil && !errors.Is(err, os.ErrNotExist) {
+		return fmt.Errorf("remove record: %w", err)
+	}
+	return syncDir(dir)
+}
+
+func syncDir(dir string) error {
+	d, err := os.Open(dir)
+	if err != nil {
+		return fmt.Errorf("sync directory: %w", err)
+	}
+	defer d.Close()
+	if err := d.Sync(); err != nil {
+		return fmt.Errorf("sync directory: %w", err)
+	}
+	return nil
+}
+
+// load reads all records. What cannot be read is reported and set aside, so that it
+// neither stops the daemon nor hides a good record of the same image later.
+func load(dir string, report func(file string, err error)) ([]record, error) {
+	files, err := os.ReadDir(dir)
+	if err != nil {
+		return nil, fmt.Errorf("list records: %w", err)
+	}
+	var records []record
+	for _, f := range files {
+		path := filepath.Join(dir, f.Name())
+		switch {
+		case strings.HasSuffix(f.Name(), tempSuffix):
+			os.Remove(path) // a write that did not end
+		case strings.HasSuffix(f.Name(), recordSuffix):
+			r, err := read(path)
+			if err != nil {
+				report(f.Name(), errors.Join(err, os.Rename(path, path+badSuffix)))
+				continue
+			}
+			records = append(records, r)
+		}
+	}
+	return records, nil
+}
+
+// maxRecord is more than the record of the largest configuration, in base64, takes.
+const maxRecord = 2*maxConfig + 4<<20
+
+func read(path string) (record, error) {
+	var r record
+	info, err := os.Stat(path)
+	if err != nil {
+		return r, err
+	}
+	if info.Size() > maxRecord {
+		return r, fmt.Errorf("%w: %d bytes", errdefs.ErrFailedPrecondition, info.Size())
+	}
+	raw, err := os.ReadFile(path)
+	if err != nil {
+		return r, err
+	}
+	if err := json.Unmarshal(raw, &r); err != nil {
+		return r, err
+	}
+	return r, r.check(filepath.Base(path))
+}
