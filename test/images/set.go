@@ -197,3 +197,6 @@ func emptyIndex() v1.ImageIndex { return empty.Index }
 func appendImage(dir, name string, img v1.Image) error {
 	return layout.Path(dir).ReplaceImage(img, match.Name(name), layout.WithAnnotations(map[string]string{refName: name}))
 }
+
+// Dir is where the set is kept; Open reads it.
+func (s *Set) Dir() string { return string(s.path) }

@@ -1,0 +1,164 @@
+package main
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"time"
+
+	"github.com/cricket-cri/cricket/test/harness"
+	"github.com/cricket-cri/cricket/test/images"
+)
+
+// tailLines is how much of the daemon's log is shown when something failed.
+const tailLines = 60
+
+// inside runs the suite in the node.
+func inside(ctx context.Context, o options) (int, error) {
+	set, err := images.Open(os.Getenv(imagesEnv))
+	if err != nil {
+		return 1, err
+	}
+	server, address, err := images.NewRegistry(set).Serve("127.0.0.1:0")
+	if err != nil {
+		return 1, err
+	}
+	defer server.Close()
+	paths, err := harness.MakePaths(filepath.Join(harness.Dir(), "run"), address)
+	if err != nil {
+		return 1, err
+	}
+	if err := os.MkdirAll(o.reports, 0o755); err != nil {
+		return 1, err
+	}
+	// The log stays when the node is gone.
+	paths.Log, err = filepath.Abs(filepath.Join(o.reports, o.runtime+".log"))
+	if err != nil {
+		return 1, err
+	}
+	if err := os.RemoveAll(paths.Log); err != nil {
+		return 1, err
+	}
+	start, err := o.starter()
+	if err != nil {
+		return 1, err
+	}
+	d := harness.NewDaemon(paths, start)
+	if err := d.Start(ctx); err != nil {
+		showTail(paths.Log)
+		return 1, err
+	}
+	defer d.Kill() //nolint:errcheck // the node ends with the program
+	total, err := runs(ctx, o, d)
+	if err != nil || total.failed > 0 {
+		showTail(paths.Log)
+	}
+	fmt.Println(total)
+	if total.failed > 0 || total.passed == 0 {
+		return 1, err
+	}
+	return 0, err
+}
+
+// runs runs the suite as often as asked, each time looking for leaks.
+func runs(ctx context.Context, o options, d *harness.Daemon) (result, error) {
+	var total result
+	for i := range o.repeat {
+		before, err := harness.Observe(d.Paths.Leases)
+		if err != nil {
+			return total, err
+		}
+		r, err := once(ctx, o, d.Paths)
+		if err != nil {
+			return total, err
+		}
+		leaks, err := left(ctx, before, d)
+		if err != nil {
+			return total, err
+		}
+		if len(leaks) > 0 {
+			r.failed++
+			fmt.Printf("FAILED the runtime left %d things behind:\n  %s\n", len(leaks), strings.Join(leaks, "\n  "))
+		} else {
+			r.passed++
+			fmt.Println("passed: nothing is left behind")
+		}
+		if o.repeat > 1 {
+			fmt.Printf("run %d of %d: %s\n", i+1, o.repeat, r)
+		}
+		total.add(r)
+	}
+	return total, nil
+}
+
+// once runs critest and judges its report.
+func once(ctx context.Context, o options, p harness.Paths) (result, error) {
+	report := filepath.Join(harness.Dir(), "report.json")
+	args := []string{
+		"--runtime-endpoint", "unix://" + p.Socket, "--image-endpoint", "unix://" + p.Socket,
+		"--ginkgo.json-report", report, "--ginkgo.no-color", "--runtime-handler", o.handler,
+	}
+	if o.focus != "" {
+		args = append(args, "--ginkgo.focus", o.focus)
+	}
+	if o.skip != "" {
+		args = append(args, "--ginkgo.skip", o.skip)
+	}
+	output, err := os.Create(filepath.Join(o.reports, o.runtime+"-critest.txt"))
+	if err != nil {
+		return result{}, err
+	}
+	defer output.Close()
+	c := exec.CommandContext(ctx, os.Getenv(critestEnv), args...)
+	c.Stdout, c.Stderr, c.Dir = output, output, harness.Dir()
+	began := time.Now()
+	runErr := c.Run()
+	fmt.Printf("critest ran for %s, its output is in %s\n", time.Since(began).Round(time.Second), output.Name())
+	specs, err := readReport(report)
+	if err != nil {
+		return result{}, errors.Join(err, runErr)
+	}
+	data, err := os.ReadFile(report)
+	if err == nil {
+		err = os.WriteFile(filepath.Join(o.reports, o.runtime+"-critest.json"), data, 0o644)
+	}
+	if err != nil {
+		return result{}, err
+	}
+	return judge(specs, o.focus != "" || o.skip != "")
+}
+
+// settle is how long the runtime may take to clear up after the last spec.
+const settle = 5 * time.Second
+
+// left removes what the suite itself leaves (it removes its pods, but not all images
+// and containers of specs that failed) and lists what the runtime has more than before.
+func left(ctx context.Context, before harness.Snapshot, d *harness.Daemon) ([]string, error) {
+	if err := d.RemovePods(ctx); err != nil {
+		return nil, fmt.Errorf("remove what the suite left: %w", err)
+	}
+	for deadline := time.Now().Add(settle); ; time.Sleep(200 * time.Millisecond) {
+		after, err := harness.Observe(d.Paths.Leases)
+		if err != nil {
+			return nil, err
+		}
+		leaks := before.Leaks(after)
+		if len(leaks) == 0 || time.Now().After(deadline) {
+			return leaks, nil
+		}
+	}
+}
+
+func showTail(path string) {
+	data, err := os.ReadFile(path)
+	if err != nil {
+		return
+	}
+	lines := bytes.Split(bytes.TrimSpace(data), []byte("\n"))
+	fmt.Printf("the end of %s:\n%s\n", path, bytes.Join(lines[max(0, len(lines)-tailLines):], []byte("\n")))
+}

@@ -1,0 +1,59 @@
+package harness
+
+import (
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+)
+
+// Starter makes the command that starts a runtime in the foreground.
+type Starter func(p Paths) (*exec.Cmd, error)
+
+// Cricketd starts the binary at path with further arguments.
+func Cricketd(path string, args ...string) Starter {
+	return func(p Paths) (*exec.Cmd, error) {
+		all := []string{
+			"--socket", p.Socket, "--root", p.Root, "--state", p.State, "--hosts-dir", p.Hosts,
+			"--cni-conf-dir", p.CNIConf, "--log-level", "debug",
+		}
+		return exec.Command(path, append(all, args...)...), nil
+	}
+}
+
+// Containerd starts containerd with runc; bin holds containerd and its shim.
+func Containerd(bin, runc string) Starter {
+	return func(p Paths) (*exec.Cmd, error) {
+		config := filepath.Join(p.Dir, "containerd.toml")
+		text := fmt.Sprintf(containerdConfig, p.Root, p.State, p.Socket, p.Hosts, p.CNIConf, runc)
+		if err := os.WriteFile(config, []byte(text), 0o644); err != nil {
+			return nil, err
+		}
+		c := exec.Command(filepath.Join(bin, "containerd"), "--config", config)
+		c.Env = append(os.Environ(), "PATH="+bin+":"+os.Getenv("PATH"))
+		return c, nil
+	}
+}
+
+// restrict_oom_score_adj: a test machine may lack CAP_SYS_RESOURCE.
+const containerdConfig = `version = 3
+root = %q
+state = %q
+disabled_plugins = ["io.containerd.snapshotter.v1.btrfs", "io.containerd.snapshotter.v1.zfs", "io.containerd.snapshotter.v1.devmapper", "io.containerd.snapshotter.v1.blockfile", "io.containerd.tracing.processor.v1.otlp"]
+[grpc]
+address = %q
+[plugins."io.containerd.cri.v1.images".pinned_images]
+sandbox = "registry.k8s.io/pause:3.10.2"
+[plugins."io.containerd.cri.v1.images".registry]
+config_path = %q
+[plugins."io.containerd.cri.v1.runtime"]
+restrict_oom_score_adj = true
+[plugins."io.containerd.cri.v1.runtime".cni]
+bin_dirs = ["/opt/cni/bin", "/usr/lib/cni"]
+conf_dir = %q
+[plugins."io.containerd.cri.v1.runtime".containerd.runtimes.runc]
+runtime_type = "io.containerd.runc.v2"
+[plugins."io.containerd.cri.v1.runtime".containerd.runtimes.runc.options]
+BinaryName = %q
+SystemdCgroup = false
+`
