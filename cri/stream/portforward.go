@@ -1,0 +1,77 @@
+package stream
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"time"
+)
+
+// linger is how long a client may go on sending after the pod has closed its side.
+const linger = 10 * time.Second
+
+// PortForward carries bytes between a client's stream and a port of a sandbox. Either
+// side may close its half first; what is under way in the other direction is
+// delivered. The library's ctx never ends, so the server's bounds the session.
+func (s sessions) PortForward(_ context.Context, id string, port int32, stream io.ReadWriteCloser) error {
+	s.wg.Add(1)
+	defer s.wg.Done()
+	ctx, cancel := context.WithCancel(s.ctx)
+	defer cancel()
+	sb, err := s.targets.Sandbox(id)
+	if err != nil {
+		return err
+	}
+	conn, err := sb.Dial(ctx, int(port))
+	if err != nil {
+		return fmt.Errorf("connect to port: %w", err)
+	}
+	stop := context.AfterFunc(ctx, func() { conn.Close() })
+	defer stop()
+	return forward(ctx, conn, stream)
+}
+
+func forward(ctx context.Context, conn net.Conn, stream io.ReadWriteCloser) error {
+	toPod, toClient := make(chan error, 1), make(chan error, 1)
+	go func() { toPod <- sendToPod(conn, stream) }()
+	go func() {
+		_, err := io.Copy(stream, conn)
+		stream.Close() // the client sees the end of what the pod sends
+		toClient <- err
+	}()
+	err := <-toClient
+	select {
+	case sendErr := <-toPod:
+		err = errors.Join(err, sendErr)
+	case <-time.After(linger):
+		err = errors.Join(err, release(conn, stream), <-toPod)
+	case <-ctx.Done():
+		err = errors.Join(err, release(conn, stream), <-toPod)
+	}
+	conn.Close()
+	if errors.Is(err, net.ErrClosed) || errors.Is(err, io.ErrClosedPipe) {
+		return ctx.Err()
+	}
+	return err
+}
+
+func sendToPod(conn net.Conn, stream io.Reader) error {
+	_, err := io.Copy(conn, stream)
+	if half, ok := conn.(interface{ CloseWrite() error }); ok {
+		half.CloseWrite()
+		return err
+	}
+	conn.Close()
+	return err
+}
+
+// release ends reads from the stream and writes to the connection.
+func release(conn net.Conn, stream io.Closer) error {
+	conn.Close()
+	if r, ok := stream.(interface{ Reset() error }); ok {
+		return r.Reset()
+	}
+	return stream.Close()
+}
