@@ -53,6 +53,9 @@ func link(src, dst string) error {
 	if err := os.MkdirAll(filepath.Dir(dst), 0o755); err != nil {
 		return err
 	}
+	if same(src, dst) {
+		return nil
+	}
 	tmp := dst + ".new"
 	if err := os.RemoveAll(tmp); err != nil {
 		return err
@@ -67,4 +70,11 @@ func link(src, dst string) error {
 		}
 	}
 	return os.Rename(tmp, dst)
+}
+
+// same tells whether two names are one file: renaming one to the other would do nothing.
+func same(a, b string) bool {
+	infoA, errA := os.Stat(a)
+	infoB, errB := os.Stat(b)
+	return errA == nil && errB == nil && os.SameFile(infoA, infoB)
 }
