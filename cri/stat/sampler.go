@@ -1,0 +1,206 @@
+// Package stat is the node's one sampler of resource figures: stats RPCs and metrics
+// are answered from it.
+//
+// A figure is read when somebody asks for it and answered again for a short while
+// (Options.MaxAge), so many askers cost one reading and an idle node costs nothing.
+// What a writable layer occupies is expensive to know: it is measured in the
+// background, and small layers at once when they are first asked for.
+package stat
+
+import (
+	"context"
+	"sync"
+	"time"
+
+	"golang.org/x/sync/errgroup"
+
+	"github.com/cricket-cri/cricket/runtime"
+	"github.com/cricket-cri/cricket/sandbox"
+)
+
+const (
+	// parallel is how many figures are read at once: reading them is mostly system
+	// calls, and the node has better to do.
+	parallel = 4
+	// shortest is the time over which a rate of CPU usage still means something.
+	shortest = 50 * time.Millisecond
+)
+
+// Options of a Sampler.
+type Options struct {
+	// MaxAge is how old an answer may be. Default 1 s.
+	MaxAge time.Duration
+	// DiskInterval is how often the disk usage of a writable layer is measured.
+	// Default 1 minute.
+	DiskInterval time.Duration
+	// Upper is the directory of a container's writable layer.
+	Upper func(containerID string) string
+}
+
+// Target is something with figures: a container or a sandbox.
+type Target struct {
+	ID string
+	// Since is when its CPU time was zero, the base of the first rate.
+	Since time.Time
+	// Read fills the figures in. Containers leave Network empty.
+	Read func(ctx context.Context, s *sandbox.Stat) error
+}
+
+// Container is the Target of a container.
+func Container(id string, since time.Time, c runtime.Container) Target {
+	return Target{ID: id, Since: since, Read: func(ctx context.Context, s *sandbox.Stat) error {
+		return c.Stat(ctx, &s.Stat)
+	}}
+}
+
+// Sandbox is the Target of a sandbox.
+func Sandbox(id string, since time.Time, sb sandbox.Sandbox) Target {
+	return Target{ID: id, Since: since, Read: sb.Stat}
+}
+
+// Sample is what is known of a target.
+type Sample struct {
+	sandbox.Stat
+	// NanoCores is the CPU time consumed a second, in nanoseconds, between the last
+	// two readings (the first one: since Target.Since). Nil if it is not known.
+	NanoCores *uint64
+}
+
+// Result is one answer of All.
+type Result struct {
+	Sample
+	Err error
+}
+
+// Sampler reads and remembers figures. All methods are safe for concurrent use.
+type Sampler struct {
+	opts Options
+	now  func() time.Time
+	mu   sync.Mutex
+	by   map[string]*entry
+	disk *disks
+}
+
+// entry is what is remembered of one target. Whoever holds turn may read and write it.
+type entry struct {
+	turn   chan struct{}
+	sample Sample
+}
+
+// New makes a sampler that remembers nothing.
+func New(o Options) *Sampler {
+	if o.MaxAge <= 0 {
+		o.MaxAge = time.Second
+	}
+	if o.DiskInterval <= 0 {
+		o.DiskInterval = time.Minute
+	}
+	return &Sampler{opts: o, now: time.Now, by: map[string]*entry{}, disk: newDisks(o.Upper)}
+}
+
+// Get answers the figures of t, at most Options.MaxAge old. Errors are those of
+// t.Read, or ctx's.
+func (s *Sampler) Get(ctx context.Context, t Target) (Sample, error) {
+	e := s.entry(t.ID)
+	select {
+	case e.turn <- struct{}{}:
+		defer func() { <-e.turn }()
+	case <-ctx.Done():
+		return Sample{}, context.Cause(ctx)
+	}
+	if !e.sample.At.IsZero() && s.now().Sub(e.sample.At) < s.opts.MaxAge {
+		return e.sample, nil
+	}
+	var fresh Sample
+	if err := t.Read(ctx, &fresh.Stat); err != nil {
+		return Sample{}, err
+	}
+	if fresh.At.IsZero() {
+		fresh.At = s.now()
+	}
+	fresh.NanoCores = rate(e.sample, fresh, t.Since)
+	e.sample = fresh
+	return fresh, nil
+}
+
+// All answers the figures of every target, in order.
+func (s *Sampler) All(ctx context.Context, targets []Target) []Result {
+	results := make([]Result, len(targets))
+	var g errgroup.Group
+	g.SetLimit(parallel)
+	for i, t := range targets {
+		g.Go(func() error {
+			results[i].Sample, results[i].Err = s.Get(ctx, t)
+			return nil
+		})
+	}
+	g.Wait()
+	return results
+}
+
+func (s *Sampler) entry(id string) *entry {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	e := s.by[id]
+	if e == nil {
+		e = &entry{turn: make(chan struct{}, 1)}
+		s.by[id] = e
+	}
+	return e
+}
+
+// rate is CPU nanoseconds a second from one sample to the next. A counter that went
+// back (the target was made anew) has no rate.
+func rate(last, next Sample, since time.Time) *uint64 {
+	from, used := last.At, last.CPUNanos
+	if from.IsZero() || used == nil {
+		zero := uint64(0)
+		from, used = since, &zero
+	}
+	took := next.At.Sub(from)
+	if from.IsZero() || next.CPUNanos == nil || *next.CPUNanos < *used || took < shortest {
+		return nil
+	}
+	cores := uint64(float64(*next.CPUNanos-*used) / took.Seconds())
+	return &cores
+}
+
+// Run measures writable layers in the background and forgets what is gone, until ctx
+// ends. live lists the ids of all targets, containers those with a writable layer.
+func (s *Sampler) Run(ctx context.Context, live func() (containers, sandboxes []string)) {
+	tick := time.NewTicker(s.opts.DiskInterval)
+	defer tick.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-tick.C:
+		}
+		containers, sandboxes := live()
+		s.forgetOthers(containers, sandboxes)
+		s.disk.measure(ctx, containers)
+	}
+}
+
+func (s *Sampler) forgetOthers(containers, sandboxes []string) {
+	keep := make(map[string]bool)
+	for _, ids := range [][]string{containers, sandboxes} {
+		for _, id := range ids {
+			keep[id] = true
+		}
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for id := range s.by {
+		if !keep[id] {
+			delete(s.by, id)
+		}
+	}
+	s.disk.forgetOthers(keep)
+}
+
+// Disk is what a container's writable layer occupies, as last measured; nil if that is
+// not known yet. It never takes long.
+func (s *Sampler) Disk(containerID string) *runtime.DiskUsage {
+	return s.disk.get(containerID)
+}
