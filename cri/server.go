@@ -92,6 +92,7 @@ type Server struct {
 	events  *event.Bus
 	streams Streams // set once, before serving
 	work    *work
+	host    hostFacts // without the features of a handler
 	log     *slog.Logger
 }
 
@@ -100,7 +101,12 @@ func New(o Options) (*Server, error) {
 	if o.Drivers[o.DefaultHandler] == nil {
 		return nil, fmt.Errorf("find default runtime handler %q: %w", o.DefaultHandler, errdefs.ErrNotFound)
 	}
+	host, err := readHost()
+	if err != nil {
+		return nil, err
+	}
 	return &Server{
+		host:   host,
 		opts:   o,
 		store:  o.Store,
 		live:   newLive(),

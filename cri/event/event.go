@@ -31,17 +31,17 @@ type Subscription struct {
 // NewBus makes a bus without subscribers.
 func NewBus() *Bus { return &Bus{subs: map[*Subscription]struct{}{}} }
 
-// Idle says that nobody listens, so that nobody need describe what happened.
-func (b *Bus) Idle() bool {
+// Publish hands the event that build makes to all subscribers. build is called under
+// the bus's lock, so what it reads is at least as new as in every event before it; it
+// must not block, and is not called at all if nobody listens. Nobody may change the
+// event afterwards.
+func (b *Bus) Publish(build func() *v1.ContainerEventResponse) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	return len(b.subs) == 0
-}
-
-// Publish hands e to all subscribers. Nobody may change e afterwards.
-func (b *Bus) Publish(e *v1.ContainerEventResponse) {
-	b.mu.Lock()
-	defer b.mu.Unlock()
+	if len(b.subs) == 0 {
+		return
+	}
+	e := build()
 	for s := range b.subs {
 		select {
 		case s.events <- e:

@@ -6,9 +6,12 @@ import (
 	"time"
 
 	"github.com/containerd/errdefs"
+	"github.com/opencontainers/runtime-spec/specs-go"
+	"golang.org/x/sys/unix"
 	"google.golang.org/protobuf/proto"
 	v1 "k8s.io/cri-api/pkg/apis/runtime/v1"
 
+	"github.com/cricket-cri/cricket/runtime"
 	"github.com/cricket-cri/cricket/sandbox"
 )
 
@@ -26,6 +29,10 @@ type Sandbox struct {
 	Config *v1.PodSandboxConfig `json:"-"`
 	// Driver is what the driver needs to find the sandbox again.
 	Driver sandbox.Record `json:"driver"`
+
+	// ProcessLabel and MountLabel are the SELinux labels of the pod.
+	ProcessLabel string `json:"processLabel,omitempty"`
+	MountLabel   string `json:"mountLabel,omitempty"`
 
 	CreatedAt time.Time `json:"createdAt"`
 	// ReadyAt is zero for an intent: the sandbox is being made, or its making was
@@ -76,18 +83,20 @@ type Container struct {
 	ID        string `json:"id"`
 	SandboxID string `json:"sandbox"`
 	Boot      string `json:"boot"`
-	// Config as it was requested; its resources are updated.
+	// Config as it was requested.
 	Config *v1.ContainerConfig `json:"-"`
 
 	ImageID  string `json:"imageID"`  // digest of the image's configuration
 	ImageRef string `json:"imageRef"` // repository digest, or the id
-	LogPath  string `json:"logPath,omitempty"`
+	// ImageName is a tag of the image, empty if it has none.
+	ImageName string `json:"imageName,omitempty"`
+	LogPath   string `json:"logPath,omitempty"`
+	// Resources are the limits as they are now.
+	Resources *runtime.Resources `json:"resources,omitempty"`
 	// StopSignal is the signal that StopContainer sends, by its number.
-	StopSignal int `json:"stopSignal"`
-	// UID, GID and Groups are what the container's first process runs as.
-	UID    uint32   `json:"uid"`
-	GID    uint32   `json:"gid"`
-	Groups []uint32 `json:"groups,omitempty"`
+	StopSignal unix.Signal `json:"stopSignal"`
+	// User is what the container's first process runs as.
+	User specs.User `json:"user"`
 
 	CreatedAt time.Time `json:"createdAt"`
 	// MadeAt is zero for an intent.

@@ -89,3 +89,6 @@ func (s *Store) ContainersOf(sandboxID string) []*Container {
 
 // Close writes what is left to the journal.
 func (s *Store) Close() error { return s.journal.close() }
+
+// ShortID is the beginning of an id, for texts that people read.
+func ShortID(id string) string { return id[:min(13, len(id))] }

@@ -1,0 +1,67 @@
+package cri
+
+import (
+	"context"
+	"fmt"
+
+	"github.com/containerd/errdefs"
+	v1 "k8s.io/cri-api/pkg/apis/runtime/v1"
+
+	"github.com/cricket-cri/cricket/cri/ops"
+	"github.com/cricket-cri/cricket/runtime/flow"
+)
+
+// RemoveContainer kills the container if it runs and deletes it. It is idempotent; a
+// container that does not exist is removed.
+func (s *Server) RemoveContainer(ctx context.Context, req *v1.RemoveContainerRequest) (*v1.RemoveContainerResponse, error) {
+	rec, err := s.store.Containers.Find(req.GetContainerId())
+	if errdefs.IsNotFound(err) {
+		return &v1.RemoveContainerResponse{}, nil
+	}
+	if err != nil {
+		return nil, err
+	}
+	op := ops.Spec{Key: ops.Key{Kind: "remove container", Name: rec.ID}, Budget: stopBudget}
+	_, err = ops.Do(ctx, s.ops, op, func(ctx context.Context) (struct{}, error) {
+		return struct{}{}, s.removeContainer(ctx, rec.ID)
+	})
+	if err != nil {
+		return nil, fmt.Errorf("remove container: %w", err)
+	}
+	return &v1.RemoveContainerResponse{}, nil
+}
+
+func (s *Server) removeContainer(ctx context.Context, id string) error {
+	unlock, err := s.locks.Exclusive(ctx, id)
+	if err != nil {
+		return err
+	}
+	defer unlock()
+	rec, err := s.store.Containers.Get(id)
+	if errdefs.IsNotFound(err) {
+		return nil
+	}
+	err = flow.Run(ctx, "remove container",
+		flow.Step{Name: "kill container", Do: func(ctx context.Context) error {
+			if rec.State() != v1.ContainerState_CONTAINER_RUNNING {
+				return nil
+			}
+			return s.endContainer(ctx, rec, 0)
+		}},
+		flow.Step{Name: "remove container", Do: func(ctx context.Context) error {
+			if lc := s.live.container(id); lc != nil {
+				return lc.Remove(ctx)
+			}
+			return nil
+		}},
+		flow.Step{Name: "forget container", Do: func(context.Context) error { return s.store.Containers.Delete(id) }})
+	if err != nil {
+		return err
+	}
+	s.live.forgetContainer(id)
+	s.ops.Forget(createKey(rec.SandboxID, rec.Config.GetMetadata()))
+	if !rec.Pending() {
+		s.emitContainer(v1.ContainerEventType_CONTAINER_DELETED_EVENT, rec)
+	}
+	return nil
+}

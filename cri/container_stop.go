@@ -1,0 +1,104 @@
+package cri
+
+import (
+	"context"
+	"fmt"
+	"time"
+
+	"github.com/containerd/errdefs"
+	"golang.org/x/sys/unix"
+	v1 "k8s.io/cri-api/pkg/apis/runtime/v1"
+
+	"github.com/cricket-cri/cricket/cri/ops"
+	"github.com/cricket-cri/cricket/cri/store"
+)
+
+// killBudget is how long a container may take to be gone after SIGKILL.
+const killBudget = 2 * time.Minute
+
+// StopContainer sends the stop signal, and SIGKILL after the grace period. It is
+// idempotent: a container that does not run or does not exist is stopped. Several
+// callers may stop one container at once: the signal is sent once, and the shortest
+// grace period counts.
+func (s *Server) StopContainer(ctx context.Context, req *v1.StopContainerRequest) (*v1.StopContainerResponse, error) {
+	rec, err := s.store.Containers.Find(req.GetContainerId())
+	if errdefs.IsNotFound(err) {
+		return &v1.StopContainerResponse{}, nil
+	}
+	if err != nil {
+		return nil, err
+	}
+	grace := time.Duration(max(0, min(req.GetTimeout(), maxGrace))) * time.Second
+	op := ops.Spec{
+		Key:    ops.Key{Kind: "stop container", Name: fmt.Sprintf("%s within %s", rec.ID, grace)},
+		Budget: grace + killBudget,
+	}
+	_, err = ops.Do(ctx, s.ops, op, func(ctx context.Context) (struct{}, error) {
+		return struct{}{}, s.stopContainer(ctx, rec.ID, grace)
+	})
+	if err != nil {
+		return nil, fmt.Errorf("stop container: %w", err)
+	}
+	return &v1.StopContainerResponse{}, nil
+}
+
+// maxGrace is the longest grace period in seconds: a year, so that sums do not
+// overflow.
+const maxGrace = 365 * 24 * 3600
+
+// stopContainer waits for a start that is under way, so that what it sees is settled;
+// it holds no lock while it waits for the exit, and so cannot keep a removal from
+// killing.
+func (s *Server) stopContainer(ctx context.Context, id string, grace time.Duration) error {
+	unlock, err := s.locks.Exclusive(ctx, id)
+	if err != nil {
+		return err
+	}
+	rec, err := s.store.Containers.Get(id)
+	unlock()
+	if errdefs.IsNotFound(err) || err == nil && rec.State() != v1.ContainerState_CONTAINER_RUNNING {
+		return nil
+	}
+	return s.endContainer(ctx, rec, grace)
+}
+
+// endContainer ends a running container and returns when its exit is recorded.
+func (s *Server) endContainer(ctx context.Context, rec *store.Container, grace time.Duration) error {
+	lc := s.live.container(rec.ID)
+	if lc == nil {
+		return nil // nothing is left that could run
+	}
+	if grace > 0 && rec.StopSignal != unix.SIGKILL {
+		var err error
+		lc.signal.Do(func() { err = lc.Signal(ctx, rec.StopSignal) })
+		if err != nil {
+			s.log.Warn("stop signal is not delivered", "container", rec.ID, "error", err)
+		} else if gone, err := waitFor(ctx, lc.exited, grace); gone || err != nil {
+			return err
+		}
+	}
+	err := lc.Signal(ctx, unix.SIGKILL)
+	if err != nil && !errdefs.IsNotFound(err) {
+		return fmt.Errorf("kill: %w", err)
+	}
+	if gone, err := waitFor(ctx, lc.exited, killBudget); err != nil {
+		return err
+	} else if !gone {
+		return fmt.Errorf("kill: still there %s after SIGKILL: %w", killBudget, errdefs.ErrUnavailable)
+	}
+	return nil
+}
+
+// waitFor waits until done is closed or the time is over.
+func waitFor(ctx context.Context, done <-chan struct{}, limit time.Duration) (bool, error) {
+	t := time.NewTimer(limit)
+	defer t.Stop()
+	select {
+	case <-done:
+		return true, nil
+	case <-t.C:
+		return false, nil
+	case <-ctx.Done():
+		return false, ctx.Err()
+	}
+}

@@ -1,0 +1,61 @@
+package cri
+
+import (
+	"context"
+	"fmt"
+
+	"github.com/containerd/errdefs"
+	v1 "k8s.io/cri-api/pkg/apis/runtime/v1"
+
+	"github.com/cricket-cri/cricket/cri/ops"
+	"github.com/cricket-cri/cricket/cri/store"
+)
+
+// UpdateContainerResources changes the limits of a created or running container; fields
+// that the request leaves zero stay as they are.
+func (s *Server) UpdateContainerResources(ctx context.Context, req *v1.UpdateContainerResourcesRequest) (*v1.UpdateContainerResourcesResponse, error) {
+	rec, err := s.store.Containers.Find(req.GetContainerId())
+	if err != nil {
+		return nil, err
+	}
+	digest, err := digestOf(req)
+	if err != nil {
+		return nil, err
+	}
+	op := ops.Spec{Key: ops.Key{Kind: "update container", Name: rec.ID + " " + digest}, Budget: quickBudget}
+	_, err = ops.Do(ctx, s.ops, op, func(ctx context.Context) (struct{}, error) {
+		return struct{}{}, s.updateContainer(ctx, rec.ID, req.GetLinux())
+	})
+	if err != nil {
+		return nil, fmt.Errorf("update container: %w", err)
+	}
+	return &v1.UpdateContainerResourcesResponse{}, nil
+}
+
+func (s *Server) updateContainer(ctx context.Context, id string, update *v1.LinuxContainerResources) error {
+	unlock, err := s.locks.Exclusive(ctx, id)
+	if err != nil {
+		return err
+	}
+	defer unlock()
+	rec, err := s.store.Containers.Get(id)
+	if err != nil {
+		return err
+	}
+	if err := allow("update", rec.State()); err != nil {
+		return err
+	}
+	want, err := mergeResources("linux", rec.Resources, update, s.host)
+	if err != nil {
+		return err
+	}
+	lc := s.live.container(id)
+	if lc == nil {
+		return fmt.Errorf("nothing is left of the container: %w", errdefs.ErrFailedPrecondition)
+	}
+	if err := lc.Update(ctx, want); err != nil {
+		return err
+	}
+	_, err = s.store.Containers.Update(id, func(r *store.Container) { r.Resources = want })
+	return err
+}

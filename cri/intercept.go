@@ -1,0 +1,102 @@
+package cri
+
+import (
+	"context"
+	"log/slog"
+	"path"
+	"sync/atomic"
+	"time"
+
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
+
+	"github.com/cricket-cri/cricket/cri/ops"
+)
+
+// slowCall is the duration from which a call is worth a line at level info.
+const slowCall = 10 * time.Second
+
+// Interceptor sees every call from both sides: it logs it, counts it, turns its error
+// into a gRPC status and a panic into Internal.
+type Interceptor struct {
+	log    *slog.Logger
+	number atomic.Uint64
+	// observe, if set, is told of every call when it ends.
+	observe func(method string, took time.Duration, code codes.Code)
+}
+
+// NewInterceptor makes an interceptor. observe may be nil; it must not block.
+func NewInterceptor(log *slog.Logger, observe func(method string, took time.Duration, code codes.Code)) *Interceptor {
+	return &Interceptor{log: log, observe: observe}
+}
+
+// Unary is a grpc.UnaryServerInterceptor.
+func (i *Interceptor) Unary(ctx context.Context, req any, info *grpc.UnaryServerInfo, handle grpc.UnaryHandler) (resp any, err error) {
+	log := i.begin(info.FullMethod)
+	log.Debug("call", ids(req)...)
+	began := time.Now()
+	defer func() {
+		if p := recover(); p != nil {
+			err = ops.Panicked(log, p)
+		}
+		err = i.end(log, info.FullMethod, began, err, ids(req))
+		if err != nil {
+			resp = nil
+		}
+	}()
+	return handle(ctx, req)
+}
+
+// Stream is a grpc.StreamServerInterceptor.
+func (i *Interceptor) Stream(srv any, stream grpc.ServerStream, info *grpc.StreamServerInfo, handle grpc.StreamHandler) (err error) {
+	log := i.begin(info.FullMethod)
+	log.Debug("call")
+	began := time.Now()
+	defer func() {
+		if p := recover(); p != nil {
+			err = ops.Panicked(log, p)
+		}
+		err = i.end(log, info.FullMethod, began, err, nil)
+	}()
+	return handle(srv, stream)
+}
+
+func (i *Interceptor) begin(method string) *slog.Logger {
+	return i.log.With("method", path.Base(method), "call", i.number.Add(1))
+}
+
+func (i *Interceptor) end(log *slog.Logger, method string, began time.Time, err error, ids []any) error {
+	took := time.Since(began)
+	err = toStatus(err)
+	code := status.Code(err)
+	if i.observe != nil {
+		i.observe(path.Base(method), took, code)
+	}
+	args := append([]any{"took", took, "code", code.String()}, ids...)
+	switch {
+	case code == codes.Internal || code == codes.DataLoss:
+		log.Error("call failed", append(args, "error", err)...)
+	case code == codes.NotFound || code == codes.Canceled:
+		log.Debug("call failed", append(args, "error", err)...)
+	case err != nil:
+		log.Warn("call failed", append(args, "error", err)...)
+	case took > slowCall:
+		log.Info("call was slow", args...)
+	default:
+		log.Debug("call done", args...)
+	}
+	return err
+}
+
+// ids are the log attributes of whatever a request is about.
+func ids(req any) []any {
+	var args []any
+	if r, ok := req.(interface{ GetPodSandboxId() string }); ok {
+		args = append(args, "sandbox", r.GetPodSandboxId())
+	}
+	if r, ok := req.(interface{ GetContainerId() string }); ok {
+		args = append(args, "container", r.GetContainerId())
+	}
+	return args
+}

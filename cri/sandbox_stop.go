@@ -1,0 +1,77 @@
+package cri
+
+import (
+	"context"
+	"fmt"
+
+	"github.com/containerd/errdefs"
+	"golang.org/x/sync/errgroup"
+	v1 "k8s.io/cri-api/pkg/apis/runtime/v1"
+
+	"github.com/cricket-cri/cricket/cri/ops"
+	"github.com/cricket-cri/cricket/cri/store"
+	"github.com/cricket-cri/cricket/runtime/flow"
+)
+
+// StopPodSandbox kills what runs in the sandbox and gives its network back. It is
+// idempotent; a sandbox that does not exist is stopped.
+func (s *Server) StopPodSandbox(ctx context.Context, req *v1.StopPodSandboxRequest) (*v1.StopPodSandboxResponse, error) {
+	rec, err := s.store.Sandboxes.Find(req.GetPodSandboxId())
+	if errdefs.IsNotFound(err) {
+		return &v1.StopPodSandboxResponse{}, nil
+	}
+	if err != nil {
+		return nil, err
+	}
+	op := ops.Spec{Key: ops.Key{Kind: "stop pod sandbox", Name: rec.ID}, Budget: stopBudget}
+	_, err = ops.Do(ctx, s.ops, op, func(ctx context.Context) (struct{}, error) {
+		unlock, err := s.locks.Exclusive(ctx, rec.ID)
+		if err != nil {
+			return struct{}{}, err
+		}
+		defer unlock()
+		return struct{}{}, s.stopSandbox(ctx, rec.ID)
+	})
+	if err != nil {
+		return nil, fmt.Errorf("stop pod sandbox: %w", err)
+	}
+	return &v1.StopPodSandboxResponse{}, nil
+}
+
+// stopSandbox does the work; the caller holds the sandbox's lock.
+func (s *Server) stopSandbox(ctx context.Context, id string) error {
+	rec, err := s.store.Sandboxes.Get(id)
+	if errdefs.IsNotFound(err) || err == nil && rec.Released {
+		return nil
+	}
+	sb := s.live.sandbox(id)
+	return flow.Run(ctx, "stop pod sandbox",
+		flow.Step{Name: "kill containers", Do: func(ctx context.Context) error { return s.killContainers(ctx, id) }},
+		flow.Step{Name: "stop sandbox", Do: func(ctx context.Context) error {
+			if sb == nil {
+				return nil // nothing on this machine answers to it
+			}
+			return sb.Stop(ctx)
+		}},
+		flow.Step{Name: "record stop", Do: func(context.Context) error {
+			s.noteStopped(id, true)
+			return nil
+		}})
+}
+
+// killContainers ends all containers of a sandbox at once and waits for them.
+func (s *Server) killContainers(ctx context.Context, sandboxID string) error {
+	var g errgroup.Group
+	for _, c := range s.store.ContainersOf(sandboxID) {
+		if c.State() != v1.ContainerState_CONTAINER_RUNNING {
+			continue
+		}
+		g.Go(func() error {
+			if err := s.endContainer(ctx, c, 0); err != nil {
+				return fmt.Errorf("kill container %s: %w", store.ShortID(c.ID), err)
+			}
+			return nil
+		})
+	}
+	return g.Wait()
+}

@@ -1,0 +1,46 @@
+package cri
+
+import (
+	"context"
+	"fmt"
+
+	v1 "k8s.io/cri-api/pkg/apis/runtime/v1"
+
+	"github.com/cricket-cri/cricket/cri/ops"
+)
+
+// UpdatePodSandboxResources changes the limits of the sandbox as a whole. Limits of the
+// pod's overhead are part of the pod's limits and have no cgroup of their own.
+func (s *Server) UpdatePodSandboxResources(ctx context.Context, req *v1.UpdatePodSandboxResourcesRequest) (*v1.UpdatePodSandboxResourcesResponse, error) {
+	rec, sb, err := s.readySandbox(req.GetPodSandboxId())
+	if err != nil {
+		return nil, err
+	}
+	digest, err := digestOf(req)
+	if err != nil {
+		return nil, err
+	}
+	if _, err := convertResources("overhead", req.GetOverhead(), s.host); err != nil {
+		return nil, err
+	}
+	want, err := convertResources("resources", req.GetResources(), s.host)
+	if err != nil {
+		return nil, err
+	}
+	op := ops.Spec{Key: ops.Key{Kind: "update pod sandbox", Name: rec.ID + " " + digest}, Budget: quickBudget}
+	_, err = ops.Do(ctx, s.ops, op, func(ctx context.Context) (struct{}, error) {
+		unlock, err := s.locks.Shared(ctx, rec.ID)
+		if err != nil {
+			return struct{}{}, err
+		}
+		defer unlock()
+		if want == nil {
+			return struct{}{}, nil
+		}
+		return struct{}{}, sb.Update(ctx, want)
+	})
+	if err != nil {
+		return nil, fmt.Errorf("update pod sandbox: %w", err)
+	}
+	return &v1.UpdatePodSandboxResourcesResponse{}, nil
+}
