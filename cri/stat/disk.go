@@ -3,64 +3,71 @@ package stat
 import (
 	"context"
 	"errors"
-	"io/fs"
-	"path/filepath"
 	"sync"
-	"syscall"
 	"time"
 
 	"github.com/cricket-cri/cricket/runtime"
 )
 
-// small is how many files are looked at while somebody waits for the answer.
-const small = 256
+// quick is how long a caller waits for the first measurement of a writable layer.
+const quick = 5 * time.Millisecond
 
-var errTooMany = errors.New("too many files to count at once")
+// Measurer is a container whose writable layer can be measured, which takes as long as
+// the layer has files.
+type Measurer interface {
+	DiskUsage(ctx context.Context) (runtime.DiskUsage, error)
+}
+
+// Live is something that exists. Layer is nil if it has no writable layer.
+type Live struct {
+	ID    string
+	Layer Measurer
+}
 
 // disks remembers what writable layers occupy.
 type disks struct {
-	upper func(id string) string
-	mu    sync.Mutex
-	by    map[string]*runtime.DiskUsage // nil: left to the background
+	mu sync.Mutex
+	by map[string]*runtime.DiskUsage // nil: left to the background
 }
 
-func newDisks(upper func(string) string) *disks {
-	return &disks{upper: upper, by: map[string]*runtime.DiskUsage{}}
-}
-
-func (d *disks) get(id string) *runtime.DiskUsage {
+func (d *disks) get(ctx context.Context, l Live) *runtime.DiskUsage {
 	d.mu.Lock()
-	known, ok := d.by[id]
+	known, ok := d.by[l.ID]
 	d.mu.Unlock()
-	if ok || d.upper == nil {
+	if ok || l.Layer == nil {
 		return known
 	}
-	u, err := usage(context.Background(), d.upper(id), small)
-	if err != nil && !errors.Is(err, errTooMany) {
-		return nil // not there (yet); asked again next time
+	quickly, cancel := context.WithTimeout(ctx, quick)
+	defer cancel()
+	u, err := l.Layer.DiskUsage(quickly)
+	switch {
+	case err == nil:
+		return d.put(l.ID, &u)
+	case errors.Is(err, context.DeadlineExceeded) && ctx.Err() == nil:
+		return d.put(l.ID, nil)
 	}
+	return nil // not there (yet); asked again next time
+}
+
+func (d *disks) put(id string, u *runtime.DiskUsage) *runtime.DiskUsage {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	d.by[id] = u
 	return u
 }
 
-// measure counts the layers of all ids, one after the other.
-func (d *disks) measure(ctx context.Context, ids []string) {
-	if d.upper == nil {
-		return
-	}
-	for _, id := range ids {
-		u, err := usage(ctx, d.upper(id), 0)
+// measure counts the layers one after the other.
+func (d *disks) measure(ctx context.Context, live []Live) {
+	for _, l := range live {
 		if ctx.Err() != nil {
 			return
 		}
-		if err != nil {
+		if l.Layer == nil {
 			continue
 		}
-		d.mu.Lock()
-		d.by[id] = u
-		d.mu.Unlock()
+		if u, err := l.Layer.DiskUsage(ctx); err == nil {
+			d.put(l.ID, &u)
+		}
 	}
 }
 
@@ -72,61 +79,4 @@ func (d *disks) forgetOthers(keep map[string]bool) {
 			delete(d.by, id)
 		}
 	}
-}
-
-// usage counts the blocks and inodes below dir on its file system, hard links once.
-// limit, if not 0, ends the count with errTooMany. Files that disappear meanwhile are
-// left out.
-func usage(ctx context.Context, dir string, limit uint64) (*runtime.DiskUsage, error) {
-	u := &runtime.DiskUsage{At: time.Now()}
-	links := make(map[uint64]bool)
-	var dev uint64
-	err := filepath.WalkDir(dir, func(path string, e fs.DirEntry, err error) error {
-		if err == nil {
-			err = ctx.Err()
-		}
-		var info fs.FileInfo
-		if err == nil {
-			info, err = e.Info()
-		}
-		if err != nil {
-			if path != dir && errors.Is(err, fs.ErrNotExist) {
-				return nil
-			}
-			return err
-		}
-		st, ok := info.Sys().(*syscall.Stat_t)
-		if !ok {
-			return nil
-		}
-		if path == dir {
-			dev = st.Dev
-		}
-		if st.Dev != dev {
-			return skip(e)
-		}
-		if !e.IsDir() && st.Nlink > 1 {
-			if links[st.Ino] {
-				return nil
-			}
-			links[st.Ino] = true
-		}
-		u.Inodes++
-		u.Bytes += uint64(st.Blocks) * 512 // st_blocks counts these, whatever the file system
-		if limit > 0 && u.Inodes > limit {
-			return errTooMany
-		}
-		return nil
-	})
-	if err != nil {
-		return nil, err
-	}
-	return u, nil
-}
-
-func skip(e fs.DirEntry) error {
-	if e.IsDir() {
-		return fs.SkipDir
-	}
-	return nil
 }

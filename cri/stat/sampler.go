@@ -33,8 +33,6 @@ type Options struct {
 	// DiskInterval is how often the disk usage of a writable layer is measured.
 	// Default 1 minute.
 	DiskInterval time.Duration
-	// Upper is the directory of a container's writable layer.
-	Upper func(containerID string) string
 }
 
 // Target is something with figures: a container or a sandbox.
@@ -95,7 +93,7 @@ func New(o Options) *Sampler {
 	if o.DiskInterval <= 0 {
 		o.DiskInterval = time.Minute
 	}
-	return &Sampler{opts: o, now: time.Now, by: map[string]*entry{}, disk: newDisks(o.Upper)}
+	return &Sampler{opts: o, now: time.Now, by: map[string]*entry{}, disk: &disks{by: map[string]*runtime.DiskUsage{}}}
 }
 
 // Get answers the figures of t, at most Options.MaxAge old. Errors are those of
@@ -166,8 +164,8 @@ func rate(last, next Sample, since time.Time) *uint64 {
 }
 
 // Run measures writable layers in the background and forgets what is gone, until ctx
-// ends. live lists the ids of all targets, containers those with a writable layer.
-func (s *Sampler) Run(ctx context.Context, live func() (containers, sandboxes []string)) {
+// ends. live lists every container and sandbox there is.
+func (s *Sampler) Run(ctx context.Context, live func() []Live) {
 	tick := time.NewTicker(s.opts.DiskInterval)
 	defer tick.Stop()
 	for {
@@ -176,31 +174,29 @@ func (s *Sampler) Run(ctx context.Context, live func() (containers, sandboxes []
 			return
 		case <-tick.C:
 		}
-		containers, sandboxes := live()
-		s.forgetOthers(containers, sandboxes)
-		s.disk.measure(ctx, containers)
+		now := live()
+		s.forgetOthers(now)
+		s.disk.measure(ctx, now)
 	}
 }
 
-func (s *Sampler) forgetOthers(containers, sandboxes []string) {
-	keep := make(map[string]bool)
-	for _, ids := range [][]string{containers, sandboxes} {
-		for _, id := range ids {
-			keep[id] = true
-		}
+func (s *Sampler) forgetOthers(live []Live) {
+	keep := make(map[string]bool, len(live))
+	for _, l := range live {
+		keep[l.ID] = true
 	}
 	s.mu.Lock()
-	defer s.mu.Unlock()
 	for id := range s.by {
 		if !keep[id] {
 			delete(s.by, id)
 		}
 	}
+	s.mu.Unlock()
 	s.disk.forgetOthers(keep)
 }
 
 // Disk is what a container's writable layer occupies, as last measured; nil if that is
 // not known yet. It never takes long.
-func (s *Sampler) Disk(containerID string) *runtime.DiskUsage {
-	return s.disk.get(containerID)
+func (s *Sampler) Disk(ctx context.Context, l Live) *runtime.DiskUsage {
+	return s.disk.get(ctx, l)
 }

@@ -4,13 +4,12 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"os"
-	"path/filepath"
 	"sync"
 	"sync/atomic"
 	"testing"
 	"time"
 
+	"github.com/cricket-cri/cricket/runtime"
 	"github.com/cricket-cri/cricket/sandbox"
 )
 
@@ -118,47 +117,50 @@ func TestWaitingEndsWithTheContext(t *testing.T) {
 	<-done
 }
 
+// layer is a writable layer that takes a while to measure.
+type layer struct {
+	takes time.Duration
+	err   error
+	calls atomic.Int32
+}
+
+func (l *layer) DiskUsage(ctx context.Context) (runtime.DiskUsage, error) {
+	l.calls.Add(1)
+	select {
+	case <-time.After(l.takes):
+		return runtime.DiskUsage{At: time.Now(), Bytes: 4096, Inodes: uint64(l.calls.Load())}, l.err
+	case <-ctx.Done():
+		return runtime.DiskUsage{}, ctx.Err()
+	}
+}
+
 func TestDisk(t *testing.T) {
-	root := t.TempDir()
-	s := New(Options{DiskInterval: 10 * time.Millisecond, Upper: func(id string) string { return filepath.Join(root, id) }})
-	if got := s.Disk("a"); got != nil {
-		t.Errorf("missing layer: %+v", got)
-	}
-	if err := os.MkdirAll(filepath.Join(root, "a", "dir"), 0o755); err != nil {
-		t.Fatal(err)
-	}
-	file := filepath.Join(root, "a", "dir", "file")
-	if err := os.WriteFile(file, make([]byte, 1<<20), 0o600); err != nil {
-		t.Fatal(err)
-	}
-	if err := os.Link(file, file+"2"); err != nil {
-		t.Fatal(err)
-	}
-	got := s.Disk("a")
-	if got == nil || got.Inodes != 3 || got.Bytes < 1<<20 || got.Bytes > 1<<20+16<<10 {
-		t.Fatalf("usage = %+v", got)
-	}
-	if err := os.Mkdir(filepath.Join(root, "big"), 0o755); err != nil {
-		t.Fatal(err)
-	}
-	for i := range small + 10 {
-		if err := os.WriteFile(filepath.Join(root, "big", fmt.Sprint(i)), nil, 0o600); err != nil {
-			t.Fatal(err)
+	s := New(Options{DiskInterval: 10 * time.Millisecond})
+	fast, slow, gone := &layer{}, &layer{takes: 50 * time.Millisecond}, &layer{err: errors.New("no such container")}
+	for range 2 {
+		if u := s.Disk(t.Context(), Live{"fast", fast}); u == nil || u.Inodes != 1 {
+			t.Errorf("fast: %+v", u)
+		}
+		if u := s.Disk(t.Context(), Live{"slow", slow}); u != nil {
+			t.Errorf("slow: %+v", u)
+		}
+		if u := s.Disk(t.Context(), Live{"gone", gone}); u != nil {
+			t.Errorf("gone: %+v", u)
 		}
 	}
-	if got := s.Disk("big"); got != nil {
-		t.Errorf("a big layer was counted while the caller waits: %+v", got)
+	if fast.calls.Load() != 1 || slow.calls.Load() != 1 || gone.calls.Load() != 2 {
+		t.Errorf("measured %d, %d and %d times", fast.calls.Load(), slow.calls.Load(), gone.calls.Load())
 	}
 	ctx, cancel := context.WithCancel(t.Context())
 	rounds := 0
-	s.Run(ctx, func() (containers, sandboxes []string) {
+	s.Run(ctx, func() []Live {
 		if rounds++; rounds == 3 {
 			cancel()
 		}
-		return []string{"big"}, nil
+		return []Live{{"slow", slow}, {ID: "sandbox"}}
 	})
-	if got := s.Disk("big"); got == nil || got.Inodes != small+11 {
-		t.Errorf("big layer after the background count: %+v", got)
+	if u := s.Disk(t.Context(), Live{"slow", slow}); u == nil || u.Inodes < 2 {
+		t.Errorf("slow layer after the background measured it: %+v", u)
 	}
 	if len(s.disk.by) != 1 {
 		t.Errorf("what is gone is remembered: %v", s.disk.by)
