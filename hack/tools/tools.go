@@ -109,7 +109,7 @@ func (b Builder) Build(ctx context.Context, t Tool) (string, error) {
 		return out, nil
 	}
 	src := filepath.Join(cache, "src", t.Name)
-	defer os.RemoveAll(src)
+	defer func() { _ = os.RemoveAll(src) }() // only space; the next build begins with it
 	b.Say("build %s from %s", t.Name, t.Module)
 	if err := t.unpack(ctx, src); err != nil {
 		return "", fmt.Errorf("unpack %s: %w", t.Module, err)

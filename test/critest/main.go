@@ -39,7 +39,7 @@ const (
 type options struct {
 	runtime, cricketd, handler string
 	focus, skip                string
-	cache, reports, log        string
+	cache, reports             string
 	repeat                     int
 	arguments                  []string // for the daemon
 }

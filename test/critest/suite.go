@@ -53,7 +53,7 @@ func inside(ctx context.Context, o options) (int, error) {
 		showTail(paths.Log)
 		return 1, err
 	}
-	defer d.Kill() //nolint:errcheck // the node ends with the program
+	defer d.Kill()
 	total, err := runs(ctx, o, d)
 	if err != nil || total.failed > 0 {
 		showTail(paths.Log)
@@ -68,6 +68,9 @@ func inside(ctx context.Context, o options) (int, error) {
 // runs runs the suite as often as asked, each time looking for leaks.
 func runs(ctx context.Context, o options, d *harness.Daemon) (result, error) {
 	var total result
+	if err := d.WarmUp(ctx); err != nil {
+		return result{failed: 1}, fmt.Errorf("run a first pod: %w", err)
+	}
 	for i := range o.repeat {
 		before, err := harness.Observe(d.Paths.Leases)
 		if err != nil {
@@ -77,6 +80,7 @@ func runs(ctx context.Context, o options, d *harness.Daemon) (result, error) {
 		if err != nil {
 			return total, err
 		}
+		fmt.Printf("critest, run %d of %d: %s\n", i+1, o.repeat, r)
 		leaks, err := left(ctx, before, d)
 		if err != nil {
 			return total, err
@@ -86,10 +90,7 @@ func runs(ctx context.Context, o options, d *harness.Daemon) (result, error) {
 			fmt.Printf("FAILED the runtime left %d things behind:\n  %s\n", len(leaks), strings.Join(leaks, "\n  "))
 		} else {
 			r.passed++
-			fmt.Println("passed: nothing is left behind")
-		}
-		if o.repeat > 1 {
-			fmt.Printf("run %d of %d: %s\n", i+1, o.repeat, r)
+			fmt.Println("nothing is left behind")
 		}
 		total.add(r)
 	}

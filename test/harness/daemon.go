@@ -128,3 +128,22 @@ func (d *Daemon) RemovePods(ctx context.Context) error {
 	}
 	return err
 }
+
+// WarmUp runs and removes one pod with a host port, so that what a runtime and the CNI
+// plugins make once and keep (a bridge, chains, a parent cgroup) is there before a
+// Snapshot is taken.
+func (d *Daemon) WarmUp(ctx context.Context) error {
+	conn, err := d.Dial()
+	if err != nil {
+		return err
+	}
+	defer conn.Close()
+	_, err = cri.NewRuntimeServiceClient(conn).RunPodSandbox(ctx, &cri.RunPodSandboxRequest{Config: &cri.PodSandboxConfig{
+		Metadata:     &cri.PodSandboxMetadata{Name: "warm-up", Namespace: "test", Uid: "warm-up"},
+		PortMappings: []*cri.PortMapping{{Protocol: cri.Protocol_TCP, ContainerPort: 80, HostPort: 18080}},
+		Linux: &cri.LinuxPodSandboxConfig{SecurityContext: &cri.LinuxSandboxSecurityContext{
+			NamespaceOptions: &cri.NamespaceOption{Pid: cri.NamespaceMode_CONTAINER},
+		}},
+	}})
+	return errors.Join(err, d.RemovePods(ctx))
+}

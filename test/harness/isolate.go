@@ -49,6 +49,10 @@ func outside() (code int, err error) {
 	if err != nil {
 		return 1, err
 	}
+	// Root in a pod's user namespace is another user here, and must get at its rootfs.
+	if err := os.Chmod(dir, 0o755); err != nil {
+		return 1, err
+	}
 	groups, err := makeCgroups(filepath.Base(dir))
 	defer func() { err = errors.Join(err, groups.remove(), os.RemoveAll(dir)) }()
 	if err != nil {

@@ -22,8 +22,7 @@ type Snapshot map[string]int
 
 // Observe lists the node's mounts, processes, network namespaces, links, cgroups and
 // iptables or nft rules, and the files below the given directories (IP leases,
-// containers' directories). It leaves out the calling process, and what the CNI plugins
-// leave by design: the bridge and portmap's own chains.
+// containers' directories). It leaves out the calling process.
 func Observe(dirs ...string) (Snapshot, error) {
 	s := Snapshot{}
 	err := errors.Join(s.mounts(), s.processes(), s.links(), s.tree("cgroup", "/sys/fs/cgroup", true), s.rules())
@@ -93,9 +92,7 @@ func (s Snapshot) links() error {
 		return err
 	}
 	for _, l := range links {
-		if l.Attrs().Name != Bridge {
-			s.add("link", l.Attrs().Name)
-		}
+		s.add("link", l.Attrs().Name)
 	}
 	return nil
 }
@@ -124,9 +121,8 @@ func kept(path string) bool {
 
 var (
 	counters = regexp.MustCompile(`\[\d+:\d+\]`)
-	// portmap's chains for all pods, the jumps to them, and the built-in chains of
-	// tables that the first rule makes appear.
-	byDesign = regexp.MustCompile(`^(#|\*|COMMIT|:[A-Z]+ ACCEPT|:CNI-HOSTPORT-|-A (PREROUTING|OUTPUT|POSTROUTING) .*-j CNI-HOSTPORT-|-A CNI-HOSTPORT-(SETMARK|MASQ) )`)
+	// Comments with times, and built-in chains of tables that the first rule brings.
+	noise = regexp.MustCompile(`^(#|\*|COMMIT|:[A-Z]+ [A-Z]+)`)
 )
 
 func (s Snapshot) rules() error {
@@ -140,7 +136,7 @@ func (s Snapshot) rules() error {
 		}
 		for line := range strings.Lines(string(out)) {
 			line = strings.TrimSpace(counters.ReplaceAllString(line, ""))
-			if line != "" && !byDesign.MatchString(line) {
+			if line != "" && !noise.MatchString(line) {
 				s.add(program, line)
 			}
 		}

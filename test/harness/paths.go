@@ -7,9 +7,6 @@ import (
 	"strings"
 )
 
-// Bridge is the link that the test network's bridge plugin makes, and leaves.
-const Bridge = "cricket0"
-
 // Paths are the places of one runtime under test, all below one directory.
 type Paths struct {
 	Dir     string
@@ -48,7 +45,7 @@ func MakePaths(dir, registry string) (Paths, error) {
 	if err := os.WriteFile(filepath.Join(p.Hosts, "_default/hosts.toml"), []byte(hosts), 0o644); err != nil {
 		return p, err
 	}
-	list := strings.NewReplacer("BRIDGE", Bridge, "LEASES", p.Leases).Replace(conflist)
+	list := strings.ReplaceAll(conflist, "LEASES", p.Leases)
 	return p, os.WriteFile(filepath.Join(p.CNIConf, "10-test.conflist"), []byte(list), 0o644)
 }
 
@@ -58,7 +55,7 @@ const conflist = `{
   "plugins": [
     {
       "type": "bridge",
-      "bridge": "BRIDGE",
+      "bridge": "cricket0",
       "isGateway": true,
       "ipMasq": true,
       "hairpinMode": true,

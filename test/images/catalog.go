@@ -23,7 +23,7 @@ const (
 	staging = "gcr.io/k8s-staging-cri-tools/"
 )
 
-// PauseVersions are the tags of registry.k8s.io/pause. Each has a digest of its own: a
+// pauseVersions are the tags of registry.k8s.io/pause. Each has a digest of its own: a
 // spec counts the tags of one, and removes it by id.
 var pauseVersions = []string{"3.9", "3.10", "3.10.1", "3.10.2"}
 
@@ -76,6 +76,8 @@ func catalog(b busybox, program []byte) (map[string]mutate.Appendable, error) {
 			c.Labels = map[string]string{"version": v}
 		})
 	}
+	// The old name of the registry, under which specs pull one image a second time.
+	m.images["k8s.gcr.io/pause:3.9"] = m.images["registry.k8s.io/pause:3.9"]
 	return m.images, m.err
 }
 

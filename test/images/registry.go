@@ -73,7 +73,7 @@ func (r *Registry) Serve(address string) (*http.Server, string, error) {
 		return nil, "", fmt.Errorf("listen for the registry: %w", err)
 	}
 	s := &http.Server{Handler: r}
-	go s.Serve(l) //nolint:errcheck // it returns when the caller closes the server
+	go s.Serve(l) // it returns when the caller closes the server
 	return s, l.Addr().String(), nil
 }
 
