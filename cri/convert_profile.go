@@ -30,7 +30,7 @@ func setProfiles(out *runtime.Config, r containerRequest) (err error) {
 	out.SELinuxLabel, out.MountLabel, err = selinuxLabels(
 		securityField+".selinux_options", sc.GetSelinuxOptions(), r.ProcessLabel, r.MountLabel, r.Host)
 	if sc.GetPrivileged() && sc.GetSelinuxOptions() == nil {
-		out.SELinuxLabel = ""
+		out.SELinuxLabel = "" // not confined
 	}
 	return err
 }

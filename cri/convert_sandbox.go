@@ -5,7 +5,6 @@ import (
 	"net/netip"
 	"slices"
 	"strings"
-	"time"
 
 	v1 "k8s.io/cri-api/pkg/apis/runtime/v1"
 
@@ -17,8 +16,9 @@ import (
 const maxHostname = 64
 
 // convertSandbox checks c and translates it for a driver. What cannot be honoured gives
-// errdefs.ErrInvalidArgument or ErrNotImplemented with the field's path.
-func convertSandbox(id string, c *v1.PodSandboxConfig, created time.Time, h hostFacts) (sandbox.Config, error) {
+// errdefs.ErrInvalidArgument or ErrNotImplemented with the field's path. CreatedAt is
+// left to the caller.
+func convertSandbox(id string, c *v1.PodSandboxConfig, h hostFacts) (sandbox.Config, error) {
 	if err := checkSandbox(c); err != nil {
 		return sandbox.Config{}, err
 	}
@@ -34,7 +34,6 @@ func convertSandbox(id string, c *v1.PodSandboxConfig, created time.Time, h host
 		Sysctls:      maps.Clone(c.GetLinux().GetSysctls()),
 		CgroupParent: c.GetLinux().GetCgroupParent(),
 		Privileged:   c.GetLinux().GetSecurityContext().GetPrivileged(),
-		CreatedAt:    created,
 	}
 	steps := []func(*sandbox.Config, *v1.PodSandboxConfig, hostFacts) error{
 		setSandboxNamespaces, setSandboxDNS, setSandboxPorts, setSandboxResources, setSandboxSecurity,

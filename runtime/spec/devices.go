@@ -26,7 +26,7 @@ func devices(c runtime.Config, p Place) ([]specs.LinuxDevice, []specs.LinuxDevic
 			return nil, nil, err
 		}
 		for _, node := range found {
-			out = place(out, node)
+			out = addNode(out, node)
 			if node.Type != "p" {
 				rules = append(rules, rule(node, d.Permissions))
 			}
@@ -68,8 +68,8 @@ func nodes(d runtime.Device, p Place) ([]specs.LinuxDevice, error) {
 	return out, nil
 }
 
-// place adds node to list; of two nodes at one path the later one stays.
-func place(list []specs.LinuxDevice, node specs.LinuxDevice) []specs.LinuxDevice {
+// addNode adds node to list; of two nodes at one path the later one stays.
+func addNode(list []specs.LinuxDevice, node specs.LinuxDevice) []specs.LinuxDevice {
 	at := slices.IndexFunc(list, func(d specs.LinuxDevice) bool { return d.Path == node.Path })
 	if at < 0 {
 		return append(list, node)
