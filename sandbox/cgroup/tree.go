@@ -24,6 +24,8 @@ type Tree struct {
 	// mounts holds the mount point of each controller (v1; named hierarchies as
 	// name=X), or the one of v2 alone.
 	mounts map[string]string
+	// options are those of MountOptions.
+	options []string
 	// buffers are for reading; see reader.
 	buffers sync.Pool
 }
@@ -45,6 +47,7 @@ func Open() (*Tree, error) {
 
 func parseMounts(mountinfo io.Reader) (*Tree, error) {
 	mounts, unified := map[string]string{}, ""
+	var options []string
 	for lines := bufio.NewScanner(mountinfo); lines.Scan(); {
 		before, after, found := strings.Cut(lines.Text(), " - ")
 		place, super := strings.Fields(before), strings.Fields(after)
@@ -55,6 +58,7 @@ func parseMounts(mountinfo io.Reader) (*Tree, error) {
 		case "cgroup2":
 			if unified == "" {
 				unified = place[4]
+				options = delegation(super[2])
 			}
 		case "cgroup":
 			for _, option := range strings.Split(super[2], ",") {
@@ -70,7 +74,15 @@ func parseMounts(mountinfo io.Reader) (*Tree, error) {
 	if unified == "" {
 		return nil, fmt.Errorf("no cgroup hierarchy is mounted: %w", errdefs.ErrFailedPrecondition)
 	}
-	return newTree(map[string]string{v2: unified}), nil
+	t := newTree(map[string]string{v2: unified})
+	t.options = options
+	return t, nil
+}
+
+func delegation(super string) []string {
+	return slices.DeleteFunc(strings.Split(super, ","), func(o string) bool {
+		return o != "nsdelegate" && o != "memory_recursiveprot"
+	})
 }
 
 // controllers are the options that name a controller in a v1 mount.
@@ -224,17 +236,26 @@ func (t *Tree) Remove(path, top string) error {
 		if err := removeTree(root + path); err != nil {
 			return fmt.Errorf("remove cgroup: %w", err)
 		}
-		if top == "" || path != top && !strings.HasPrefix(path, top+"/") {
-			continue
-		}
-		for at := path; at != top; {
-			at = filepath.Dir(at)
-			if unix.Rmdir(root+at) != nil {
-				break // in use, or gone
+	}
+	if top != "" && top != path {
+		t.Prune(filepath.Dir(path), top)
+	}
+	return nil
+}
+
+// Prune removes the empty cgroups from path up to top.
+func (t *Tree) Prune(path, top string) {
+	if checkPath(path) != nil || checkPath(top) != nil || path != top && !strings.HasPrefix(path, top+"/") {
+		return
+	}
+	for _, root := range t.roots() {
+		for at := path; ; at = filepath.Dir(at) {
+			err := unix.Rmdir(root + at)
+			if err != nil && err != unix.ENOENT || at == top {
+				break // in use
 			}
 		}
 	}
-	return nil
 }
 
 func removeTree(dir string) error {
@@ -267,3 +288,7 @@ func children(dir string) []string {
 	}
 	return dirs
 }
+
+// MountOptions are the options of the cgroup2 file system that every other mount of it
+// has to repeat, or the host loses them; none on v1.
+func (t *Tree) MountOptions() []string { return slices.Clone(t.options) }

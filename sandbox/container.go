@@ -1,0 +1,201 @@
+package sandbox
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"time"
+
+	"github.com/containerd/errdefs"
+	"github.com/opencontainers/runtime-spec/specs-go"
+	"golang.org/x/sys/unix"
+
+	"github.com/cricket-cri/cricket/runtime"
+	"github.com/cricket-cri/cricket/runtime/monitor"
+	"github.com/cricket-cri/cricket/runtime/spec"
+)
+
+// processFile holds the container's own process in the bundle: what exec'd ones
+// inherit, without the rest of config.json.
+const processFile = "process.json"
+
+// container is a container of the shared-kernel driver. It holds nothing but its name:
+// what there is to know, the monitor and the bundle know.
+type container struct {
+	id  string
+	pod *pod
+}
+
+func (p *pod) container(id string) *container { return &container{id: id, pod: p} }
+
+func (c *container) monitor() Monitor { return c.pod.driver.opts.Monitor }
+
+// Container re-adopts a container after a restart of the daemon.
+func (p *pod) Container(ctx context.Context, id string) (runtime.Container, error) {
+	if id == "" || id != cleanName(id) {
+		return nil, fmt.Errorf("find container %q: %w", id, errdefs.ErrInvalidArgument)
+	}
+	if _, err := os.Lstat(p.dir(containersDir, id)); err != nil {
+		return nil, fmt.Errorf("find container: %w: %w", errdefs.ErrNotFound, err)
+	}
+	c := p.container(id)
+	if _, err := c.State(ctx); err != nil {
+		return nil, err
+	}
+	return c, nil
+}
+
+func (c *container) State(ctx context.Context) (runtime.State, error) {
+	return c.monitor().State(ctx, c.id)
+}
+
+func (c *container) Start(ctx context.Context) error {
+	_, err := c.monitor().Start(ctx, c.id)
+	return err
+}
+
+// Signal kills by cgroup, too, where the init process may not take the rest with it.
+func (c *container) Signal(ctx context.Context, sig unix.Signal) error {
+	err := c.monitor().Signal(ctx, c.id, sig)
+	if err == nil && sig == unix.SIGKILL {
+		err = c.pod.killCgroup(c.id)
+	}
+	return err
+}
+
+func (c *container) Wait(ctx context.Context) (runtime.Exit, error) {
+	return c.monitor().Wait(ctx, c.id)
+}
+
+func (c *container) Exec(ctx context.Context, e runtime.ExecConfig) (runtime.Exit, error) {
+	process, err := c.process()
+	if err != nil {
+		return runtime.Exit{}, err
+	}
+	process.Args = e.Args
+	process.Terminal = e.Streams.Terminal
+	process.ConsoleSize = nil
+	return c.monitor().Exec(ctx, c.id, monitor.ExecRequest{Process: process, Timeout: e.Timeout}, e.Streams)
+}
+
+func (c *container) process() (process specs.Process, err error) {
+	content, err := os.ReadFile(filepath.Join(c.pod.driver.bundle(c.id), processFile))
+	if errors.Is(err, fs.ErrNotExist) {
+		return process, fmt.Errorf("read process of container: %w: %w", errdefs.ErrNotFound, err)
+	}
+	if err != nil {
+		return process, fmt.Errorf("read process of container: %w", err)
+	}
+	if err := json.Unmarshal(content, &process); err != nil {
+		return process, fmt.Errorf("decode process of container: %w", err)
+	}
+	return process, nil
+}
+
+func (c *container) Attach(ctx context.Context, s runtime.Streams) error {
+	return c.monitor().Attach(ctx, c.id, s)
+}
+
+func (c *container) ReopenLog(ctx context.Context) error { return c.monitor().ReopenLog(ctx, c.id) }
+
+func (c *container) Update(ctx context.Context, r *runtime.Resources) error {
+	return c.monitor().Update(ctx, c.id, spec.Resources(r, c.pod.driver.cgroup.Unified()))
+}
+
+func (c *container) Stat(_ context.Context, s *runtime.Stat) error {
+	_, path, err := c.pod.driver.naming.Container(c.pod.parent(), c.id)
+	if err != nil {
+		return err
+	}
+	return c.pod.driver.cgroup.Stat(path, s)
+}
+
+// DiskUsage walks the writable layer, which takes as long as it has files. A file with
+// several names counts once.
+func (c *container) DiskUsage(ctx context.Context) (runtime.DiskUsage, error) {
+	usage := runtime.DiskUsage{At: time.Now()}
+	seen := map[uint64]bool{}
+	err := filepath.WalkDir(c.upper(), func(_ string, d fs.DirEntry, err error) error {
+		if ctx.Err() != nil {
+			return ctx.Err()
+		}
+		if err != nil {
+			return ignoreMissing(err)
+		}
+		info, err := d.Info()
+		if err != nil {
+			return ignoreMissing(err)
+		}
+		st, ok := statOf(info)
+		if !ok || st.Nlink > 1 && !d.IsDir() && seen[st.Ino] {
+			return nil
+		}
+		seen[st.Ino] = st.Nlink > 1
+		usage.Bytes += uint64(st.Blocks) * 512
+		usage.Inodes++
+		return nil
+	})
+	if err != nil {
+		return usage, fmt.Errorf("measure writable layer: %w", err)
+	}
+	return usage, nil
+}
+
+// ignoreMissing: files come and go while the container runs.
+func ignoreMissing(err error) error {
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	return err
+}
+
+// Remove deletes what the container left; it is idempotent and cleans up after a
+// container that was half made.
+func (c *container) Remove(ctx context.Context) error {
+	if err := c.monitor().Delete(ctx, c.id); err != nil && !errdefs.IsNotFound(err) {
+		return err
+	}
+	if err := c.removeCgroup(); err != nil {
+		return err
+	}
+	if err := removeAll(c.pod.driver.bundle(c.id)); err != nil {
+		return fmt.Errorf("remove bundle: %w", err)
+	}
+	if err := c.removeLayer(); err != nil {
+		return err
+	}
+	// Last: as long as the name is there, the sandbox knows of the container.
+	if err := os.Remove(c.pod.dir(containersDir, c.id)); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return fmt.Errorf("forget container: %w", err)
+	}
+	return nil
+}
+
+func (c *container) removeCgroup() error {
+	_, path, err := c.pod.driver.naming.Container(c.pod.parent(), c.id)
+	if err != nil || !c.pod.driver.cgroup.Exists(path) {
+		return nil //nolint:nilerr // a parent that is not known has no cgroup of ours
+	}
+	if err := c.pod.driver.cgroup.Kill(path); err != nil {
+		return err
+	}
+	return c.pod.driver.cgroup.Remove(path, "")
+}
+
+// removeLayer takes the owner's name away last, by which the layer is found.
+func (c *container) removeLayer() error {
+	dir := c.pod.driver.layerDir(c.id)
+	for _, name := range []string{"upper", "work", ""} {
+		if err := removeAll(filepath.Join(dir, name)); err != nil {
+			return fmt.Errorf("remove writable layer: %w", err)
+		}
+	}
+	return nil
+}
+
+func (c *container) upper() string { return filepath.Join(c.pod.driver.layerDir(c.id), "upper") }
+func (c *container) work() string  { return filepath.Join(c.pod.driver.layerDir(c.id), "work") }

@@ -1,0 +1,175 @@
+package sandbox
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"maps"
+	"os"
+	"path/filepath"
+	"slices"
+
+	"github.com/containerd/errdefs"
+
+	"github.com/cricket-cri/cricket/runtime"
+)
+
+// ownerFile names, in the directory of a writable layer, the sandbox it belongs to:
+// after a reboot nothing else does.
+const ownerFile = "sandbox"
+
+// cleanName is the last element of a path: what a name must equal to be used as one.
+func cleanName(id string) string { return filepath.Base(filepath.Clean("/" + id)) }
+
+// ownTop is the uppermost cgroup made for a pod that was given none.
+func ownTop(path string) string { return filepath.Dir(path) }
+
+// Attach finds a sandbox again after a restart of the daemon. With ErrGone the sandbox
+// beside it still removes what is left.
+func (k *Kernel) Attach(_ context.Context, r Record) (Sandbox, error) {
+	var s podState
+	if len(r.Data) > 0 {
+		if err := json.Unmarshal(r.Data, &s); err != nil {
+			return k.remains(r.ID), fmt.Errorf("read sandbox record: %w: %w", ErrGone, err)
+		}
+	}
+	// What lies beside the namespaces is newer, or all there is of a half-made sandbox.
+	if onDisk, err := k.readState(r.ID); err == nil {
+		s = onDisk
+	}
+	if s.Config.ID != r.ID {
+		return k.remains(r.ID), fmt.Errorf("attach to sandbox: %w", ErrGone)
+	}
+	p := k.newPod(s)
+	if err := p.reattach(); err != nil {
+		p.stopped = true
+		p.end()
+		return p, fmt.Errorf("attach to sandbox: %w: %w", ErrGone, err)
+	}
+	return p, nil
+}
+
+// reattach proves that all of the sandbox is there.
+func (p *pod) reattach() error {
+	if _, err := os.Stat(p.dir(stateFile)); err != nil {
+		return err
+	}
+	c := &p.state.Config
+	for _, t := range slices.Concat(c.ownTypes(), c.heldTypes()) {
+		if !p.namespaces().Has(t) {
+			return fmt.Errorf("find %s namespace: %w", t, errdefs.ErrNotFound)
+		}
+	}
+	if c.PID == runtime.NamespacePod {
+		return p.watchRecordedInit()
+	}
+	return nil
+}
+
+// remains is a sandbox of which nothing but the id is known.
+func (k *Kernel) remains(id string) *pod {
+	c := Config{ID: id, Network: runtime.NamespacePod, IPC: runtime.NamespacePod, PID: runtime.NamespacePod}
+	p := k.newPod(podState{Config: c})
+	p.stopped = true
+	p.end()
+	return p
+}
+
+func (k *Kernel) readState(id string) (s podState, err error) {
+	content, err := os.ReadFile(k.path("sandboxes", id, stateFile))
+	if err != nil {
+		return s, fmt.Errorf("read sandbox state: %w", err)
+	}
+	if err := json.Unmarshal(content, &s); err != nil {
+		return s, fmt.Errorf("decode sandbox state: %w", err)
+	}
+	if s.Config.ID != id {
+		return s, fmt.Errorf("decode sandbox state: it is another's: %w", errdefs.ErrInternal)
+	}
+	return s, nil
+}
+
+// List names every sandbox that has left a trace: a directory, pinned namespaces, a
+// network attachment or a writable layer.
+func (k *Kernel) List(context.Context) ([]string, error) {
+	ids := map[string]bool{}
+	for _, dir := range []string{k.path("sandboxes"), k.path("ns")} {
+		names, err := readNames(dir)
+		if err != nil {
+			return nil, err
+		}
+		for _, name := range names {
+			ids[name] = true
+		}
+	}
+	attached, err := k.opts.Network.List()
+	if err != nil {
+		return nil, err
+	}
+	for _, id := range attached {
+		ids[id] = true
+	}
+	owners, err := k.layerOwners()
+	if err != nil {
+		return nil, err
+	}
+	for _, owner := range owners {
+		ids[owner] = true
+	}
+	return slices.Sorted(maps.Keys(ids)), nil
+}
+
+// Sweep removes the traces of a sandbox that no record knows.
+func (k *Kernel) Sweep(ctx context.Context, id string) error {
+	if id == "" || id != cleanName(id) {
+		return fmt.Errorf("sweep sandbox %q: %w", id, errdefs.ErrInvalidArgument)
+	}
+	s, err := k.readState(id)
+	if err != nil {
+		return k.remains(id).Remove(ctx)
+	}
+	return k.newPod(s).Remove(ctx)
+}
+
+// layerOwners says which sandbox each writable layer belongs to.
+func (k *Kernel) layerOwners() (map[string]string, error) {
+	names, err := readNames(k.layerDir(""))
+	if err != nil {
+		return nil, err
+	}
+	owners := map[string]string{}
+	for _, name := range names {
+		if owner, err := os.ReadFile(filepath.Join(k.layerDir(name), ownerFile)); err == nil && len(owner) > 0 {
+			owners[name] = string(owner)
+		}
+	}
+	return owners, nil
+}
+
+func (k *Kernel) layersOf(sandbox string) ([]string, error) {
+	owners, err := k.layerOwners()
+	var ids []string
+	for id, owner := range owners {
+		if owner == sandbox {
+			ids = append(ids, id)
+		}
+	}
+	return ids, err
+}
+
+func readNames(dir string) ([]string, error) {
+	f, err := os.Open(dir)
+	if errors.Is(err, os.ErrNotExist) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, fmt.Errorf("list %s: %w", filepath.Base(dir), err)
+	}
+	defer func() { _ = f.Close() }()
+	names, err := f.Readdirnames(-1)
+	if err != nil {
+		return nil, fmt.Errorf("list %s: %w", filepath.Base(dir), err)
+	}
+	return names, nil
+}
