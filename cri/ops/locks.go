@@ -34,6 +34,13 @@ func (l *Locks) Shared(ctx context.Context, id string) (unlock func(), err error
 	return l.acquire(ctx, id, 1)
 }
 
+// Held says whether anybody holds or waits for the lock of id.
+func (l *Locks) Held(id string) bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.by[id] != nil
+}
+
 func (l *Locks) acquire(ctx context.Context, id string, n int64) (func(), error) {
 	l.mu.Lock()
 	k := l.by[id]

@@ -1,0 +1,149 @@
+package cri
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"golang.org/x/sync/errgroup"
+
+	"github.com/cricket-cri/cricket/cri/store"
+)
+
+const (
+	// reconcileInterval is the time between two rounds of reconciliation.
+	reconcileInterval = 2 * time.Minute
+	// actionBudget bounds one action, so that one sandbox that is stuck does not keep
+	// the daemon from serving the others.
+	actionBudget = 20 * time.Second
+	// actionsAtOnce is how many sandboxes or containers are adopted at the same time.
+	actionsAtOnce = 16
+)
+
+// Recover makes records and machine agree after a start, and keeps them so until Close.
+// What cannot be brought to agree is logged and tried again: it never keeps the daemon
+// from starting.
+func (s *Server) Recover(ctx context.Context) {
+	began := time.Now()
+	n := s.reconcileOnce(ctx)
+	s.log.Info("recovered", "sandboxes", len(s.store.Sandboxes.List()),
+		"containers", len(s.store.Containers.List()), "actions", n, "took", time.Since(began))
+	s.work.start(func(ctx context.Context) {
+		t := time.NewTicker(reconcileInterval)
+		defer t.Stop()
+		for {
+			select {
+			case <-ctx.Done():
+				return
+			case <-t.C:
+				s.reconcileOnce(ctx)
+			}
+		}
+	})
+}
+
+// reconcileOnce returns the number of actions it took.
+func (s *Server) reconcileOnce(ctx context.Context) int {
+	traces := map[string][]string{}
+	for name, d := range s.opts.Drivers {
+		ids, err := d.List(ctx)
+		if err != nil {
+			s.log.Error("sandboxes cannot be listed", "handler", name, "error", err)
+			continue
+		}
+		traces[name] = ids
+	}
+	actions := reconcile(s.facts(), traces)
+	for _, k := range []func(action) bool{
+		func(a action) bool { return a.kind == kindSandbox && a.verb != sweep },
+		func(a action) bool { return a.kind == kindContainer },
+		func(a action) bool { return a.verb == sweep },
+	} {
+		var g errgroup.Group
+		g.SetLimit(actionsAtOnce)
+		for _, a := range actions {
+			if k(a) {
+				g.Go(func() error { s.act(ctx, a); return nil })
+			}
+		}
+		_ = g.Wait() // the functions return no errors
+	}
+	return len(actions)
+}
+
+func (s *Server) facts() []fact {
+	var all []fact
+	for _, r := range s.store.Sandboxes.List() {
+		all = append(all, fact{
+			kind: kindSandbox, id: r.ID, handler: r.Handler, pending: r.Pending(), broken: r.Broken != "",
+			live: s.live.sandbox(r.ID) != nil, busy: s.locks.Held(r.ID),
+		})
+	}
+	for _, r := range s.store.Containers.List() {
+		all = append(all, fact{
+			kind: kindContainer, id: r.ID, pending: r.Pending(), broken: r.Broken != "",
+			live: s.live.container(r.ID) != nil, busy: s.locks.Held(r.ID),
+		})
+	}
+	return all
+}
+
+func (s *Server) act(ctx context.Context, a action) {
+	ctx, cancel := context.WithTimeout(ctx, actionBudget)
+	defer cancel()
+	err := s.doAction(ctx, a)
+	if err != nil {
+		s.log.Error("reconciliation failed", "action", a.verb, string(a.kind), a.id, "error", err)
+		return
+	}
+	if a.verb != adopt {
+		s.log.Info("reconciled", "action", a.verb, string(a.kind), a.id)
+	}
+}
+
+func (s *Server) doAction(ctx context.Context, a action) error {
+	unlock, err := s.locks.Exclusive(ctx, a.id)
+	if err != nil {
+		return err
+	}
+	defer unlock()
+	switch {
+	case a.verb == sweep:
+		if _, err := s.store.Sandboxes.Get(a.id); err == nil {
+			return nil
+		}
+		return s.opts.Drivers[a.handler].Sweep(ctx, a.id)
+	case a.kind == kindSandbox:
+		r, err := s.store.Sandboxes.Get(a.id)
+		if err != nil {
+			return nil // removed meanwhile
+		}
+		if r.Pending() {
+			return s.undoSandbox(ctx, r)
+		}
+		return s.adoptSandbox(ctx, r)
+	default:
+		r, err := s.store.Containers.Get(a.id)
+		if err != nil {
+			return nil
+		}
+		if r.Pending() {
+			return s.undoContainer(ctx, r)
+		}
+		return s.adoptContainer(ctx, r)
+	}
+}
+
+// undoSandbox takes an interrupted RunPodSandbox back. If that fails, the sandbox is
+// shown as one that is not ready, so that somebody removes it.
+func (s *Server) undoSandbox(ctx context.Context, r *store.Sandbox) error {
+	err := s.sweepSandbox(ctx, r)
+	if err == nil {
+		return s.store.Sandboxes.Delete(r.ID)
+	}
+	_, err2 := s.store.Sandboxes.Update(r.ID, func(r *store.Sandbox) {
+		r.ReadyAt, r.StoppedAt = r.CreatedAt, time.Now()
+	})
+	return errors.Join(fmt.Errorf("undo creation: %w", err), err2)
+}
