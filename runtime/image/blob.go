@@ -43,14 +43,14 @@ func (v *verifier) Read(p []byte) (int, error) {
 		return 0, v.err
 	}
 	n, err := v.from.Read(p)
-	v.hash.Write(p[:n]) // hashes do not fail
+	_, _ = v.hash.Write(p[:n]) // hashes do not fail
 	v.left -= int64(n)
 	switch {
 	case v.left < 0:
 		v.err = fmt.Errorf("check blob %s: %w: longer than %d bytes", v.want.Digest, errdefs.ErrFailedPrecondition, v.want.Size)
-	case err == io.EOF && v.left > 0:
+	case errors.Is(err, io.EOF) && v.left > 0:
 		v.err = fmt.Errorf("check blob %s: %w: ends %d bytes early", v.want.Digest, errdefs.ErrFailedPrecondition, v.left)
-	case err == io.EOF && !v.hash.Verified():
+	case errors.Is(err, io.EOF) && !v.hash.Verified():
 		v.err = fmt.Errorf("check blob %s: %w: content has another digest", v.want.Digest, errdefs.ErrFailedPrecondition)
 	default:
 		v.err = err
@@ -74,13 +74,13 @@ func (s *stream) Read(p []byte) (int, error) {
 	for {
 		n, err := s.read(p)
 		s.offset += int64(n)
-		if err == io.EOF && s.offset < s.desc.Size {
+		if errors.Is(err, io.EOF) && s.offset < s.desc.Size {
 			err = io.ErrUnexpectedEOF
 		}
-		if err == nil || err == io.EOF || !transient(err) {
+		if err == nil || errors.Is(err, io.EOF) || !transient(err) {
 			return n, err
 		}
-		s.Close()
+		s.close()
 		s.broken++
 		if s.broken >= attempts {
 			return n, fmt.Errorf("read blob, attempt %d: %w", s.broken, err)
@@ -106,13 +106,11 @@ func (s *stream) read(p []byte) (int, error) {
 	return s.rc.Read(p)
 }
 
-func (s *stream) Close() error {
-	if s.rc == nil {
-		return nil
+func (s *stream) close() {
+	if s.rc != nil {
+		s.rc.Close()
+		s.rc = nil
 	}
-	rc := s.rc
-	s.rc = nil
-	return rc.Close()
 }
 
 // maxWindow is the memory one zstd layer may ask for: what `zstd --long` needs.
@@ -124,7 +122,7 @@ const maxWindow = 128 << 20
 func inflate(r io.Reader) (io.ReadCloser, error) {
 	buf := bufio.NewReaderSize(r, 128<<10)
 	head, err := buf.Peek(262)
-	if err != nil && err != io.EOF {
+	if err != nil && !errors.Is(err, io.EOF) {
 		return nil, err
 	}
 	switch {
@@ -161,7 +159,7 @@ func (i *inflated) Read(p []byte) (int, error) {
 	if i.left < 0 {
 		return 0, fmt.Errorf("inflate layer: %w: larger than the limit", errdefs.ErrResourceExhausted)
 	}
-	if err != nil && err != io.EOF {
+	if err != nil && !errors.Is(err, io.EOF) {
 		err = i.blob.reason(err)
 	}
 	return n, err
@@ -169,7 +167,7 @@ func (i *inflated) Read(p []byte) (int, error) {
 
 // reason prefers what broke the blob off to what its reader made of that.
 func (v *verifier) reason(err error) error {
-	if v.err != nil && v.err != io.EOF {
+	if v.err != nil && !errors.Is(v.err, io.EOF) {
 		return v.err
 	}
 	return fmt.Errorf("inflate layer: %w: %w", errdefs.ErrFailedPrecondition, err)

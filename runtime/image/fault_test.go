@@ -102,6 +102,30 @@ func TestRegistryFaults(t *testing.T) {
 	}
 }
 
+// Small documents are checked as layers are.
+func TestDocumentsAreVerified(t *testing.T) {
+	h, k := newHub(t), newKit(t, nil)
+	p := h.push("app", "v1", nil, gzipped("one"))
+	for name, store := range map[string]func(spoil func([]byte) []byte){
+		"config": func(spoil func([]byte) []byte) {
+			key := "app@" + p.config.Digest.String()
+			h.blobs[key] = spoil(h.blobs[key])
+		},
+		"manifest": func(spoil func([]byte) []byte) {
+			key := "app@" + p.manifest.Digest.String()
+			h.manifests[key] = manifest{h.manifests[key].mediaType, spoil(h.manifests[key].raw)}
+		},
+	} {
+		store(func(raw []byte) []byte { return []byte(strings.Replace(string(raw), "sha256", "sha255", 1)) })
+		if _, err := k.Pull(t.Context(), h.host+"/app:v1", nil); !errdefs.IsFailedPrecondition(err) || !strings.Contains(err.Error(), "another digest") {
+			t.Errorf("%s: error = %v, want the digest's", name, err)
+		}
+		store(func(raw []byte) []byte { return []byte(strings.Replace(string(raw), "sha255", "sha256", 1)) })
+	}
+	k.wantEmpty(t)
+	k.mustPull(t, h.host+"/app:v1")
+}
+
 func TestHostileImages(t *testing.T) {
 	type change = func(*ocispec.Image, *ocispec.Manifest)
 	for name, c := range map[string]struct {

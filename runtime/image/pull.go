@@ -164,7 +164,7 @@ func (p *pull) layer(ctx context.Context, id digest.Digest, desc ocispec.Descrip
 		return nil
 	}
 	blob := &stream{ctx: ctx, reg: p.reg, desc: desc}
-	defer blob.Close()
+	defer blob.close()
 	checked := newVerifier(blob, desc)
 	tar, err := inflate(checked)
 	if err != nil {

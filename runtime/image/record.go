@@ -66,12 +66,12 @@ func (r record) write(dir string) error {
 		return fmt.Errorf("write record: %w", err)
 	}
 	path := filepath.Join(dir, r.file())
-	if err := writeSynced(path+tempSuffix, raw); err != nil {
-		os.Remove(path + tempSuffix)
-		return fmt.Errorf("write record: %w", err)
+	err = writeSynced(path+tempSuffix, raw)
+	if err == nil {
+		err = os.Rename(path+tempSuffix, path)
 	}
-	if err := os.Rename(path+tempSuffix, path); err != nil {
-		os.Remove(path + tempSuffix)
+	if err != nil {
+		_ = os.Remove(path + tempSuffix) // or else Open does
 		return fmt.Errorf("write record: %w", err)
 	}
 	return syncDir(dir)
@@ -122,7 +122,9 @@ func load(dir string, report func(file string, err error)) ([]record, error) {
 		path := filepath.Join(dir, f.Name())
 		switch {
 		case strings.HasSuffix(f.Name(), tempSuffix):
-			os.Remove(path) // a write that did not end
+			if err := os.Remove(path); err != nil { // a write that did not end
+				report(f.Name(), err)
+			}
 		case strings.HasSuffix(f.Name(), recordSuffix):
 			r, err := read(path)
 			if err != nil {

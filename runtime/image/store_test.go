@@ -8,6 +8,7 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"time"
 
 	"github.com/containerd/errdefs"
 	"github.com/opencontainers/go-digest"
@@ -111,6 +112,13 @@ func TestDamagedRecords(t *testing.T) {
 		"other id": func(raw []byte) []byte {
 			return []byte(strings.Replace(string(raw), `"id":"sha256:`, `"id":"sha256:0`, 1))
 		},
+		"config": func(raw []byte) []byte {
+			var r record
+			json.Unmarshal(raw, &r)
+			r.Config = []byte(strings.Replace(string(r.Config), "IMAGE=b", "IMAGE=c", 1))
+			raw, _ = json.Marshal(r)
+			return raw
+		},
 		"layers": func(raw []byte) []byte {
 			var r record
 			json.Unmarshal(raw, &r)
@@ -172,6 +180,41 @@ func TestTagInTwoRecords(t *testing.T) {
 	k.reopen(t)
 	if img, err := k.Get(h.host + "/app:v1"); err == nil {
 		t.Errorf("the tag came back to %s", img.ID)
+	}
+}
+
+func TestYoungerTagWinsInAnyOrder(t *testing.T) {
+	tagged := func(id string, n uint64) record {
+		return record{ID: digest.FromString(id), Config: []byte("{}"), Tags: map[string]uint64{"docker.io/library/a:latest": n}}
+	}
+	old, young := tagged("old", 1), tagged("young", 2)
+	for _, order := range [][]record{{old, young}, {young, old}} {
+		k := newKit(t, nil)
+		for _, r := range order {
+			k.index(r)
+		}
+		if img, _ := k.Get("a"); img.ID != young.ID || len(k.entries[old.ID].image.RepoTags) != 0 {
+			t.Errorf("the tag leads to %s, the old image has %v", img.ID, k.entries[old.ID].image.RepoTags)
+		}
+	}
+}
+
+// A pull may pin a layer between the look at it and its removal.
+func TestSweepLooksAgain(t *testing.T) {
+	k, l := newKit(t, nil), plain("one")
+	id := l.diffID()
+	k.layers.layers[id] = l.tar
+	give, err := k.holds.take(t.Context(), id)
+	if err != nil {
+		t.Fatal(err)
+	}
+	done := make(chan error, 1)
+	go func() { done <- k.sweep(t.Context()) }()
+	time.Sleep(20 * time.Millisecond) // for the sweep to wait; it passes earlier as well
+	k.holds.pin([]digest.Digest{id})
+	give()
+	if err := <-done; err != nil || !k.layers.Has(id) {
+		t.Errorf("the pinned layer was swept (%v)", err)
 	}
 }
 
