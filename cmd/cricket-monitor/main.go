@@ -1,0 +1,44 @@
+// Command cricket-monitor supervises the container processes of a node. It is started
+// once, by systemd or by the first daemon that needs it, and goes on when daemons come
+// and go. As "cricket-monitor pod-init" it is process 1 of a shared PID namespace.
+package main
+
+import (
+	"context"
+	"flag"
+	"fmt"
+	"log/slog"
+	"os"
+	"os/signal"
+	"runtime/debug"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/cricket-cri/cricket/runtime/monitor"
+)
+
+// The monitor's heap is small and lives long: collect early, and give back.
+const (
+	gcPercent   = 50
+	memoryLimit = 256 << 20 // bytes; soft, far above what 500 containers need
+)
+
+func main() {
+	if len(os.Args) == 2 && os.Args[1] == "pod-init" {
+		monitor.PodInit()
+	}
+	debug.SetGCPercent(gcPercent)
+	debug.SetMemoryLimit(memoryLimit)
+	socket := flag.String("socket", "/run/cricket/monitor.sock", "`path` of the socket to answer on")
+	state := flag.String("state", "/run/cricket/monitor", "`directory` for records of running containers")
+	level := slog.LevelInfo
+	flag.TextVar(&level, "log-level", level, "least `level` to log: debug, info, warn, error")
+	flag.Parse()
+	log := slog.New(slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{Level: level}))
+	ctx, stop := signal.NotifyContext(context.Background(), unix.SIGTERM, unix.SIGINT)
+	defer stop()
+	if err := monitor.Run(ctx, monitor.RunOptions{Socket: *socket, State: *state, Log: log}); err != nil {
+		fmt.Fprintln(os.Stderr, "cricket-monitor:", err)
+		os.Exit(1)
+	}
+}

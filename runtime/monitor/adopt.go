@@ -1,0 +1,105 @@
+package monitor
+
+import (
+	"log/slog"
+	"os"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/cricket-cri/cricket/runtime"
+)
+
+// adoptTime is how long a new monitor waits for somebody who knows how a container
+// ended while there was no monitor, before it calls the exit unknown.
+const adoptTime = 5 * time.Second
+
+// adoptAll takes over what earlier monitors recorded.
+func (s *Server) adoptAll() {
+	records, bad := load[record](s.shelf, recordSuffix)
+	holds, badHolds := load[hold](s.shelf, holdSuffix)
+	for _, err := range append(bad, badHolds...) {
+		s.log.Warn("adopt", slog.Any("error", err))
+	}
+	for _, r := range records {
+		if r.Boot != s.boot {
+			s.shelf.remove(r.Request.ID, recordSuffix) // it ended with its kernel
+			continue
+		}
+		s.adopt(r)
+	}
+	for _, h := range holds {
+		s.adoptHold(h)
+	}
+	if len(s.containers) > 0 {
+		s.log.Info("adopted containers", slog.Int("count", len(s.containers)))
+	}
+}
+
+func (s *Server) adoptHold(h hold) {
+	pidfd, err := openProcess(h.Init.Pid, h.Init.StartTime)
+	if h.Boot != s.boot || err != nil {
+		s.shelf.remove(h.ID, holdSuffix)
+		return
+	}
+	n := &held{hold: h, pidfd: pidfd}
+	if st, err := readProc(h.Init.Pid); err == nil && st.parent == os.Getpid() {
+		n.ended = s.reaper.claim(h.Init.Pid, time.Time{})
+	}
+	s.holds[h.ID] = n
+}
+
+func (s *Server) adopt(r record) {
+	c := s.newContainer(r)
+	c.told = make(chan runtime.Exit, 1)
+	s.containers[r.Request.ID] = c
+	if r.Phase == runtime.Exited {
+		close(c.exited)
+		c.tee.close(nil)
+		c.log.Close()
+		return
+	}
+	if !r.Request.Terminal {
+		if err := c.openOutputs(); err != nil {
+			s.log.Warn("adopt output", slog.String("container", r.Request.ID), slog.Any("error", err))
+		}
+		c.reopenStdin()
+	}
+	pidfd, err := openProcess(r.Init.Pid, r.Init.StartTime)
+	if err != nil {
+		go c.settleLost()
+		return
+	}
+	c.pidfd = pidfd
+	if st, err := readProc(r.Init.Pid); err == nil && st.parent == os.Getpid() {
+		s.watch(c, s.reaper.claim(r.Init.Pid, time.Time{}))
+		return
+	}
+	s.watch(c, nil)
+}
+
+// reopenStdin opens the writing end by name; it fails if nobody reads any more.
+func (c *container) reopenStdin() {
+	if !c.rec.Request.Stdin || c.rec.InputEnded {
+		return
+	}
+	f, err := openFIFO(c.rec.Request.Bundle, stdinFIFO, unix.O_WRONLY)
+	if err != nil {
+		return
+	}
+	c.mu.Lock()
+	c.stdin = f
+	c.mu.Unlock()
+}
+
+// settleLost waits for somebody who knows how the container ended.
+func (c *container) settleLost() {
+	timer := time.NewTimer(adoptTime)
+	defer timer.Stop()
+	select {
+	case exit := <-c.told:
+		c.settle(exit)
+	case <-timer.C:
+		c.settle(runtime.Exit{Code: -1, Unknown: true, At: time.Now()})
+	}
+}

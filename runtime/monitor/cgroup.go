@@ -1,0 +1,184 @@
+package monitor
+
+import (
+	"bufio"
+	"bytes"
+	"errors"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+const cgroupRoot = "/sys/fs/cgroup"
+
+// cgroup holds the directories of a container's cgroup; empty where there is none that
+// belongs to the container alone.
+type cgroup struct {
+	Unified string `json:"unified,omitempty"`
+	Memory  string `json:"memory,omitempty"`  // v1
+	Freezer string `json:"freezer,omitempty"` // v1
+	Pids    string `json:"pids,omitempty"`    // v1
+}
+
+// cgroupOf finds the cgroup of a process. What it shares with this process is left
+// out: it is not the container's, and must not be killed.
+func cgroupOf(pid int) cgroup {
+	own := cgroupLines("/proc/self/cgroup")
+	var c cgroup
+	for controller, path := range cgroupLines("/proc/" + strconv.Itoa(pid) + "/cgroup") {
+		if path == "/" || path == own[controller] || strings.Contains(path, "..") {
+			continue
+		}
+		switch controller {
+		case "":
+			if _, err := os.Stat(cgroupRoot + path + "/cgroup.procs"); err == nil {
+				c.Unified = cgroupRoot + path
+			}
+		case "memory":
+			c.Memory = cgroupRoot + "/memory" + path
+		case "freezer":
+			c.Freezer = cgroupRoot + "/freezer" + path
+		case "pids":
+			c.Pids = cgroupRoot + "/pids" + path
+		}
+	}
+	return c
+}
+
+// cgroupLines parses a /proc/PID/cgroup file: controller to path, "" for v2.
+func cgroupLines(file string) map[string]string {
+	b, err := os.ReadFile(file)
+	if err != nil {
+		return nil
+	}
+	paths := make(map[string]string)
+	for line := range strings.Lines(string(b)) {
+		parts := strings.SplitN(strings.TrimSuffix(line, "\n"), ":", 3)
+		if len(parts) != 3 {
+			continue
+		}
+		for controller := range strings.SplitSeq(parts[1], ",") {
+			paths[controller] = parts[2]
+		}
+	}
+	return paths
+}
+
+// oomKilled reports whether the kernel has killed a process in the cgroup for want of
+// memory.
+func (c cgroup) oomKilled() bool {
+	if c.Unified != "" {
+		return counter(c.Unified+"/memory.events", "oom_kill") > 0
+	}
+	return c.Memory != "" && counter(c.Memory+"/memory.oom_control", "oom_kill") > 0
+}
+
+// counter reads one line of a flat keyed file; 0 if it is not there.
+func counter(file, key string) uint64 {
+	b, err := os.ReadFile(file)
+	if err != nil {
+		return 0
+	}
+	for line := range strings.Lines(string(b)) {
+		name, value, _ := strings.Cut(strings.TrimSpace(line), " ")
+		if name == key {
+			n, _ := strconv.ParseUint(value, 10, 64)
+			return n
+		}
+	}
+	return 0
+}
+
+// tree is the directory whose processes are the container's.
+func (c cgroup) tree() string {
+	for _, dir := range []string{c.Unified, c.Freezer, c.Pids, c.Memory} {
+		if dir != "" {
+			return dir
+		}
+	}
+	return ""
+}
+
+// pids lists the processes in the cgroup and below it.
+func (c cgroup) pids() []int {
+	if c.tree() == "" {
+		return nil
+	}
+	var pids []int
+	filepath.WalkDir(c.tree(), func(path string, d fs.DirEntry, err error) error {
+		if err != nil || !d.IsDir() {
+			return nil // it went away meanwhile, or is a file
+		}
+		b, err := os.ReadFile(filepath.Join(path, "cgroup.procs"))
+		if err != nil {
+			return nil
+		}
+		lines := bufio.NewScanner(bytes.NewReader(b))
+		for lines.Scan() {
+			if pid, err := strconv.Atoi(lines.Text()); err == nil && pid > 0 && pid != os.Getpid() {
+				pids = append(pids, pid)
+			}
+		}
+		return nil
+	})
+	return pids
+}
+
+// killTime bounds how long a cgroup that forks faster than it dies is fought.
+const killTime = 10 * time.Second
+
+// kill ends every process of the cgroup, also of a frozen one, and returns when none
+// is left or killTime has passed.
+func (c cgroup) kill() error {
+	if c.tree() == "" {
+		return nil
+	}
+	if c.Unified != "" {
+		c.thaw()
+		err := os.WriteFile(c.Unified+"/cgroup.kill", []byte("1"), 0)
+		if err == nil || errors.Is(err, os.ErrNotExist) && !exists(c.Unified) {
+			return nil
+		}
+	}
+	pause := time.Millisecond
+	for waited := time.Duration(0); waited < killTime; waited += pause {
+		alive := 0
+		for _, pid := range c.pids() {
+			if st, err := readProc(pid); err != nil || st.state == 'Z' {
+				continue
+			}
+			alive++
+			unix.Kill(pid, unix.SIGKILL)
+		}
+		if alive == 0 {
+			return nil
+		}
+		c.thaw() // a frozen process takes its SIGKILL when it is thawed
+		time.Sleep(pause)
+		pause = min(pause*2, 50*time.Millisecond)
+	}
+	return errors.New("kill cgroup: it forks faster than it can be killed")
+}
+
+func (c cgroup) thaw() {
+	if c.Unified != "" {
+		os.WriteFile(c.Unified+"/cgroup.freeze", []byte("0"), 0)
+		return
+	}
+	if c.Freezer == "" {
+		return
+	}
+	if b, err := os.ReadFile(c.Freezer + "/freezer.state"); err == nil && strings.TrimSpace(string(b)) != "THAWED" {
+		os.WriteFile(c.Freezer+"/freezer.state", []byte("THAWED"), 0)
+	}
+}
+
+func exists(path string) bool {
+	_, err := os.Stat(path)
+	return err == nil
+}

@@ -1,0 +1,226 @@
+package monitor
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"net"
+	"sync"
+	"time"
+
+	"github.com/containerd/errdefs"
+	"github.com/opencontainers/runtime-spec/specs-go"
+	"golang.org/x/sys/unix"
+
+	"github.com/cricket-cri/cricket/runtime"
+)
+
+// Client calls a monitor. Every call has a connection of its own, so calls neither
+// wait for nor disturb each other. A monitor that cannot be reached, or dies during a
+// call, is errdefs.ErrUnavailable. All methods are safe for concurrent use.
+type Client struct {
+	dial func(context.Context) (net.Conn, error)
+}
+
+// NewClient returns a client that reaches its monitor through dial.
+func NewClient(dial func(context.Context) (net.Conn, error)) *Client { return &Client{dial: dial} }
+
+// DialUnix returns a dial function for a monitor's socket.
+func DialUnix(path string) func(context.Context) (net.Conn, error) {
+	return func(ctx context.Context) (net.Conn, error) {
+		var d net.Dialer
+		return d.DialContext(ctx, "unix", path)
+	}
+}
+
+// Hello asks the monitor who it is.
+func (c *Client) Hello(ctx context.Context) (info Info, err error) {
+	return info, c.call(ctx, "hello", "", nil, &info)
+}
+
+// Create makes a container: its init process exists and waits for Start.
+func (c *Client) Create(ctx context.Context, r CreateRequest) (made Created, err error) {
+	return made, c.call(ctx, "create", r.ID, r, &made)
+}
+
+// Start lets a created container run and returns when it did.
+func (c *Client) Start(ctx context.Context, id string) (time.Time, error) {
+	var r startReply
+	err := c.call(ctx, "start", id, nil, &r)
+	return r.At, err
+}
+
+// Signal sends sig to init; SIGKILL ends every process of the container. An exited
+// container is no error.
+func (c *Client) Signal(ctx context.Context, id string, sig unix.Signal) error {
+	return c.call(ctx, "signal", id, signalRequest{Signal: sig}, nil)
+}
+
+// State returns what is known now.
+func (c *Client) State(ctx context.Context, id string) (st runtime.State, err error) {
+	return st, c.call(ctx, "state", id, nil, &st)
+}
+
+// Wait blocks until the container has exited and all it wrote before is in its log.
+func (c *Client) Wait(ctx context.Context, id string) (exit runtime.Exit, err error) {
+	return exit, c.call(ctx, "wait", id, nil, &exit)
+}
+
+// ReopenLog opens the log's path anew.
+func (c *Client) ReopenLog(ctx context.Context, id string) error {
+	return c.call(ctx, "reopen", id, nil, nil)
+}
+
+// Update changes resource limits.
+func (c *Client) Update(ctx context.Context, id string, r *specs.LinuxResources) error {
+	return c.call(ctx, "update", id, r, nil)
+}
+
+// Delete kills and forgets a container; the bundle itself stays. It is idempotent.
+func (c *Client) Delete(ctx context.Context, id string) error {
+	return c.call(ctx, "delete", id, nil, nil)
+}
+
+// List returns all containers in no particular order.
+func (c *Client) List(ctx context.Context) (entries []Entry, err error) {
+	return entries, c.call(ctx, "list", "", nil, &entries)
+}
+
+// Hold starts a process that keeps new namespaces alive and returns its id.
+func (c *Client) Hold(ctx context.Context, r HoldRequest) (int, error) {
+	var reply holdReply
+	err := c.call(ctx, "hold", r.ID, r, &reply)
+	return reply.Pid, err
+}
+
+// Release ends what Hold started. It is idempotent.
+func (c *Client) Release(ctx context.Context, id string) error {
+	return c.call(ctx, "release", id, nil, nil)
+}
+
+// Exec runs one more process and blocks until it has ended and its output has been
+// delivered. Ending ctx gives up the streams, not the process. A reader for standard
+// input that blocks keeps its goroutine until it returns.
+func (c *Client) Exec(ctx context.Context, id string, r ExecRequest, s runtime.Streams) (exit runtime.Exit, err error) {
+	r.Stdin, r.Stdout, r.Stderr = s.Stdin != nil, s.Stdout != nil, s.Stderr != nil
+	return exit, c.stream(ctx, "exec", id, r, s, &exit)
+}
+
+// Attach connects streams to init until it exits, ctx ends or, where there is only
+// standard input, that reached its end.
+func (c *Client) Attach(ctx context.Context, id string, s runtime.Streams) error {
+	r := attachRequest{Stdin: s.Stdin != nil, Stdout: s.Stdout != nil, Stderr: s.Stderr != nil}
+	return c.stream(ctx, "attach", id, r, s, nil)
+}
+
+func (c *Client) call(ctx context.Context, op, id string, body, reply any) error {
+	return c.stream(ctx, op, id, body, runtime.Streams{}, reply)
+}
+
+// stream makes one call, with streams or without.
+func (c *Client) stream(ctx context.Context, op, id string, body any, s runtime.Streams, reply any) error {
+	conn, err := c.open(ctx, op, id, body)
+	if err != nil {
+		return err
+	}
+	defer conn.Close()
+	stop := context.AfterFunc(ctx, func() { conn.Close() })
+	defer stop()
+	var writing sync.Mutex
+	if s.Stdin != nil {
+		go sendInput(conn, &writing, s.Stdin)
+	}
+	if s.Resize != nil {
+		done := make(chan struct{})
+		defer close(done)
+		go sendSizes(conn, &writing, s.Resize, done)
+	}
+	err = receive(conn, s, reply)
+	if ctx.Err() != nil && err != nil {
+		return ctx.Err()
+	}
+	return err
+}
+
+func (c *Client) open(ctx context.Context, op, id string, body any) (net.Conn, error) {
+	req := request{Version: Version, Oldest: Oldest, Op: op, ID: id}
+	if body != nil {
+		b, err := json.Marshal(body)
+		if err != nil {
+			return nil, fmt.Errorf("encode request: %w", err)
+		}
+		req.Body = b
+	}
+	conn, err := c.dial(ctx)
+	if err != nil {
+		return nil, fmt.Errorf("connect to monitor: %w: %w", errdefs.ErrUnavailable, err)
+	}
+	if err := writeJSON(conn, frameHeader, req); err != nil {
+		conn.Close()
+		return nil, fmt.Errorf("call monitor: %w: %w", errdefs.ErrUnavailable, err)
+	}
+	return conn, nil
+}
+
+func sendSizes(conn net.Conn, writing *sync.Mutex, sizes <-chan runtime.Size, done <-chan struct{}) {
+	for {
+		select {
+		case size, ok := <-sizes:
+			if !ok {
+				return
+			}
+			writing.Lock()
+			err := writeJSON(conn, frameResize, size)
+			writing.Unlock()
+			if err != nil {
+				return
+			}
+		case <-done:
+			return
+		}
+	}
+}
+
+// receive takes output frames until the response comes.
+func receive(conn net.Conn, s runtime.Streams, reply any) error {
+	var buf []byte
+	if s.Stdout != nil || s.Stderr != nil {
+		buf = make([]byte, maxData)
+	}
+	for {
+		kind, payload, err := readFrame(conn, buf)
+		if err != nil {
+			return fmt.Errorf("call monitor: %w: %w", errdefs.ErrUnavailable, err)
+		}
+		to := s.Stdout
+		switch kind {
+		case frameHeader:
+			return decodeReply(payload, reply)
+		case frameStderr:
+			to = s.Stderr
+		}
+		if to == nil {
+			continue
+		}
+		if _, err := to.Write(payload); err != nil {
+			return fmt.Errorf("deliver output: %w", err)
+		}
+	}
+}
+
+func decodeReply(payload []byte, reply any) error {
+	var r response
+	if err := json.Unmarshal(payload, &r); err != nil {
+		return fmt.Errorf("decode response: %w: %w", errdefs.ErrInternal, err)
+	}
+	if err := r.err(); err != nil {
+		return err
+	}
+	if reply == nil || r.Body == nil {
+		return nil
+	}
+	if err := json.Unmarshal(r.Body, reply); err != nil {
+		return fmt.Errorf("decode response: %w: %w", errdefs.ErrInternal, err)
+	}
+	return nil
+}

@@ -1,0 +1,227 @@
+package monitor
+
+import (
+	"context"
+	"fmt"
+	"log/slog"
+	"os"
+	"sync"
+	"time"
+
+	"github.com/containerd/errdefs"
+	"golang.org/x/sys/unix"
+
+	"github.com/cricket-cri/cricket/runtime"
+	"github.com/cricket-cri/cricket/runtime/logfile"
+)
+
+// container is one container under supervision.
+type container struct {
+	srv *Server
+	log *logfile.File
+	tee tee
+
+	// starting serializes Start and Delete, which drive the OCI runtime.
+	starting sync.Mutex
+
+	mu      sync.Mutex
+	rec     record
+	pidfd   *os.File // nil when the process is gone
+	stdin   *os.File // write end of the FIFO; nil if there is none
+	console *os.File // the terminal's master; nil if there is none
+	pumps   []*pump
+	execs   int // for names of files
+	exited  chan struct{}
+	deleted bool
+	// told delivers an exit that a Keeper learnt while there was no monitor.
+	told chan runtime.Exit
+}
+
+func (s *Server) newContainer(rec record) *container {
+	return &container{
+		srv:    s,
+		rec:    rec,
+		log:    s.logs.Open(rec.Request.LogPath, rec.Request.MaxLogLine),
+		exited: make(chan struct{}),
+	}
+}
+
+func (c *container) state() runtime.State {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	st := runtime.State{Phase: c.rec.Phase, StartedAt: c.rec.StartedAt, Exit: c.rec.Exit}
+	if st.Phase != runtime.Exited {
+		st.Pid = c.rec.Init.Pid
+	}
+	return st
+}
+
+func (c *container) save() error {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.deleted {
+		return nil
+	}
+	return c.srv.shelf.save(c.rec.Request.ID, recordSuffix, c.rec)
+}
+
+// addOutput starts to move one output stream into the log and to whom it may concern.
+func (c *container) addOutput(src *os.File, name string, kind byte) error {
+	stream := c.log.Stream(name)
+	p, err := startPump(src, &c.srv.buffers,
+		func(b []byte, at time.Time) { stream.Write(b, at); c.tee.write(kind, b) },
+		stream.Flush)
+	if err != nil {
+		return fmt.Errorf("read %s: %w", name, err)
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.pumps = append(c.pumps, p)
+	return nil
+}
+
+// openOutputs opens the reading ends of the FIFOs.
+func (c *container) openOutputs() error {
+	for _, o := range []struct {
+		fifo, name string
+		kind       byte
+	}{{stdoutFIFO, "stdout", frameStdout}, {stderrFIFO, "stderr", frameStderr}} {
+		f, err := openFIFO(c.rec.Request.Bundle, o.fifo, unix.O_RDONLY)
+		if err != nil {
+			return err
+		}
+		if err := c.addOutput(f, o.name, o.kind); err != nil {
+			f.Close()
+			return err
+		}
+	}
+	return nil
+}
+
+// settle makes the end of init known: output first, then the exit.
+func (c *container) settle(exit runtime.Exit) {
+	cg := c.rec.Cgroup // never changes once the process is known
+	exit.OOMKilled = cg.oomKilled()
+	if c.rec.Request.KillAll {
+		if err := cg.kill(); err != nil {
+			c.srv.log.Warn("kill cgroup", slog.String("container", c.rec.Request.ID), slog.Any("error", err))
+		}
+	}
+	c.mu.Lock()
+	pumps := c.pumps
+	c.mu.Unlock()
+	for _, p := range pumps {
+		p.drain()
+	}
+	c.mu.Lock()
+	c.rec.Phase, c.rec.Exit = runtime.Exited, exit
+	closeAll(&c.pidfd, &c.stdin)
+	c.mu.Unlock()
+	if err := c.save(); err != nil {
+		c.srv.log.Warn("save exit", slog.String("container", c.rec.Request.ID), slog.Any("error", err))
+	}
+	close(c.exited)
+	c.tee.close(nil)
+	for _, p := range pumps {
+		<-p.done
+	}
+	c.log.Close()
+}
+
+func closeAll(files ...**os.File) {
+	for _, f := range files {
+		if *f != nil {
+			(*f).Close()
+			*f = nil
+		}
+	}
+}
+
+// wait blocks until the exit is known.
+func (c *container) wait(ctx context.Context) (runtime.Exit, error) {
+	select {
+	case <-c.exited:
+		return c.state().Exit, nil
+	case <-ctx.Done():
+		return runtime.Exit{}, ctx.Err()
+	}
+}
+
+// running reports whether the exit is not known yet.
+func (c *container) running() bool {
+	select {
+	case <-c.exited:
+		return false
+	default:
+		return true
+	}
+}
+
+func (c *container) start(ctx context.Context) (time.Time, error) {
+	c.starting.Lock()
+	defer c.starting.Unlock()
+	if st := c.state(); st.Phase != runtime.Created || c.deleted {
+		return time.Time{}, fmt.Errorf("start container that is %s: %w", st.Phase, errdefs.ErrFailedPrecondition)
+	}
+	rt := c.rec.Request.Runtime
+	if err := c.srv.call(ctx, rt, c.rec.Request.Bundle, func(log string) []string { return rt.Start(log, c.rec.Request.ID) }); err != nil {
+		return time.Time{}, err
+	}
+	at := time.Now()
+	c.mu.Lock()
+	c.rec.StartedAt = at
+	if c.rec.Phase == runtime.Created {
+		c.rec.Phase = runtime.Running
+	}
+	c.mu.Unlock()
+	return at, c.save()
+}
+
+// signal sends sig to init; SIGKILL ends everything in the cgroup.
+func (c *container) signal(sig unix.Signal) error {
+	c.mu.Lock()
+	pidfd := c.pidfd
+	c.mu.Unlock()
+	if sig == unix.SIGKILL {
+		if err := c.rec.Cgroup.kill(); err != nil {
+			return fmt.Errorf("signal container: %w", err)
+		}
+	}
+	if pidfd == nil {
+		return nil
+	}
+	if err := sendSignal(pidfd, sig); err != nil {
+		return fmt.Errorf("signal container: %w", err)
+	}
+	return nil
+}
+
+// remove ends the container and forgets it.
+func (c *container) remove(ctx context.Context) error {
+	c.starting.Lock()
+	defer c.starting.Unlock()
+	req := c.rec.Request
+	if err := c.signal(unix.SIGKILL); err != nil {
+		return err
+	}
+	rt := req.Runtime
+	err := c.srv.call(ctx, rt, req.Bundle, func(log string) []string { return rt.Delete(log, req.ID) })
+	if err != nil && !goneMessage(err) {
+		return err
+	}
+	ctx, cancel := context.WithTimeout(ctx, killTime)
+	defer cancel()
+	if _, err := c.wait(ctx); err != nil {
+		return fmt.Errorf("wait for the end of a killed container: %w", err)
+	}
+	c.mu.Lock()
+	c.deleted = true
+	pumps := c.pumps
+	c.mu.Unlock()
+	for _, p := range pumps {
+		p.stop()
+	}
+	c.log.Close()
+	removeFiles(req.Bundle)
+	return c.srv.shelf.remove(req.ID, recordSuffix)
+}

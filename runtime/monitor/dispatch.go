@@ -1,0 +1,77 @@
+package monitor
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"net"
+	"os"
+
+	"github.com/containerd/errdefs"
+	"github.com/opencontainers/runtime-spec/specs-go"
+)
+
+// dispatch does what a request asks for.
+func (s *Server) dispatch(ctx context.Context, conn net.Conn, req request) (any, error) {
+	switch req.Op {
+	case "hello":
+		return Info{Version: Version, Oldest: Oldest, Pid: os.Getpid(), BootID: s.boot}, nil
+	case "list":
+		return s.list(), nil
+	case "create":
+		return with(req, func(r CreateRequest) (Created, error) { return s.create(ctx, r) })
+	case "delete":
+		return nil, s.remove(ctx, req.ID)
+	case "hold":
+		return with(req, s.hold)
+	case "release":
+		return nil, s.release(req.ID)
+	}
+	c, err := s.find(req.ID)
+	if err != nil {
+		return nil, err
+	}
+	switch req.Op {
+	case "start":
+		at, err := c.start(ctx)
+		return startReply{At: at}, err
+	case "state":
+		return c.state(), nil
+	case "signal":
+		return with(req, func(r signalRequest) (any, error) { return nil, c.signal(r.Signal) })
+	case "wait":
+		ctx, cancel := untilGone(ctx, conn)
+		defer cancel()
+		return c.wait(ctx)
+	case "reopen":
+		return nil, c.log.Reopen()
+	case "update":
+		return with(req, func(r specs.LinuxResources) (any, error) { return nil, c.update(ctx, &r) })
+	case "exec":
+		return with(req, func(r ExecRequest) (any, error) { return c.exec(ctx, conn, r) })
+	case "attach":
+		return with(req, func(r attachRequest) (any, error) { return nil, c.attach(ctx, conn, r) })
+	}
+	return nil, fmt.Errorf("serve call %q: %w", req.Op, errdefs.ErrNotImplemented)
+}
+
+// with decodes the body of a request.
+func with[T, R any](req request, do func(T) (R, error)) (any, error) {
+	var body T
+	if err := json.Unmarshal(req.Body, &body); err != nil {
+		return nil, fmt.Errorf("decode %s: %w: %w", req.Op, errdefs.ErrInvalidArgument, err)
+	}
+	return do(body)
+}
+
+// untilGone returns a context that ends when the client closes the connection. A
+// client that waits sends nothing.
+func untilGone(ctx context.Context, conn net.Conn) (context.Context, context.CancelFunc) {
+	ctx, cancel := context.WithCancel(ctx)
+	go func() {
+		defer cancel()
+		var b [1]byte
+		conn.Read(b[:])
+	}()
+	return ctx, cancel
+}

@@ -1,0 +1,221 @@
+package monitor
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"log/slog"
+	"net"
+	"os"
+	"path/filepath"
+	"strconv"
+	"time"
+
+	"github.com/containerd/errdefs"
+	"golang.org/x/sys/unix"
+
+	"github.com/cricket-cri/cricket/runtime"
+)
+
+// execution is a process that was added to a running container.
+type execution struct {
+	c       *container
+	req     ExecRequest
+	session *session
+	child   childStreams
+	console *consoleSocket
+	stdin   *os.File
+	master  *os.File
+	pumps   []*pump
+	process Created
+	ended   <-chan status
+}
+
+// exec runs a process to its end, whatever becomes of the client meanwhile.
+func (c *container) exec(ctx context.Context, conn net.Conn, req ExecRequest) (runtime.Exit, error) {
+	if st := c.state(); st.Phase != runtime.Running {
+		return runtime.Exit{}, fmt.Errorf("exec in container that is %s: %w", st.Phase, errdefs.ErrFailedPrecondition)
+	}
+	if len(req.Process.Args) == 0 {
+		return runtime.Exit{}, fmt.Errorf("exec: no arguments: %w", errdefs.ErrInvalidArgument)
+	}
+	e := &execution{c: c, req: req, session: &session{conn: conn}}
+	if err := e.open(); err != nil {
+		e.child.close()
+		e.close()
+		return runtime.Exit{}, err
+	}
+	err := e.spawn(context.WithoutCancel(ctx))
+	e.child.close() // our copies of the child's ends would hide the end of its output
+	if err != nil {
+		e.close()
+		return runtime.Exit{}, err
+	}
+	go e.session.input(e.input(), e.resize, func(bool) { e.closeStdin() })
+	exit := e.wait()
+	for _, p := range e.pumps {
+		p.drainFor(0) // a client that reads slowly still gets everything
+	}
+	e.close()
+	return exit, nil
+}
+
+func (e *execution) open() (err error) {
+	if e.child, err = nullStreams(); err != nil {
+		return err
+	}
+	if e.req.Process.Terminal {
+		e.console, err = e.c.srv.listenConsole()
+		return err
+	}
+	if e.req.Stdin {
+		if e.stdin, err = e.pipe(0); err != nil {
+			return err
+		}
+	}
+	for i, kind := range map[int]byte{1: frameStdout, 2: frameStderr} {
+		src, err := e.pipe(i)
+		if err != nil {
+			return err
+		}
+		if err := e.pump(src, kind); err != nil {
+			src.Close()
+			return err
+		}
+	}
+	return nil
+}
+
+// pipe makes a pipe, gives one end to the child as descriptor i and returns the other.
+func (e *execution) pipe(i int) (*os.File, error) {
+	var p [2]int
+	if err := unix.Pipe2(p[:], unix.O_CLOEXEC); err != nil {
+		return nil, fmt.Errorf("make pipe: %w", err)
+	}
+	ours, theirs := p[0], p[1]
+	if i == 0 {
+		ours, theirs = p[1], p[0]
+	}
+	uid, gid := e.owner()
+	unix.Fchown(theirs, uid, gid) // as for FIFOs; the runtime may do it again
+	unix.SetNonblock(ours, true)
+	e.child[i].Close()
+	e.child[i] = os.NewFile(uintptr(theirs), "pipe")
+	return os.NewFile(uintptr(ours), "pipe"), nil
+}
+
+func (e *execution) owner() (uid, gid int) {
+	uid, gid, err := streamOwner(e.c.rec.Request.Bundle)
+	if err != nil {
+		return 0, 0
+	}
+	return uid, gid
+}
+
+func (e *execution) pump(src *os.File, kind byte) error {
+	p, err := startPump(src, &e.c.srv.buffers, func(b []byte, _ time.Time) { e.session.write(kind, b) }, func(time.Time) {})
+	if err != nil {
+		return fmt.Errorf("read output: %w", err)
+	}
+	e.pumps = append(e.pumps, p)
+	return nil
+}
+
+func (e *execution) spawn(ctx context.Context) error {
+	c, bundle := e.c, e.c.rec.Request.Bundle
+	name := filepath.Join(bundle, "exec-"+strconv.FormatUint(c.srv.calls.Add(1), 10))
+	process, pidFile := name+".json", name+".pid"
+	defer os.Remove(process)
+	defer os.Remove(pidFile)
+	b, err := json.Marshal(e.req.Process)
+	if err != nil {
+		return fmt.Errorf("encode process: %w", err)
+	}
+	if err := os.WriteFile(process, b, 0o600); err != nil {
+		return fmt.Errorf("write process: %w", err)
+	}
+	console := ""
+	if e.console != nil {
+		console = e.console.path
+	}
+	began, rt := time.Now(), c.rec.Request.Runtime
+	err = c.srv.callWith(ctx, rt, bundle, nil, &e.child, func(log string) []string {
+		return rt.Exec(log, process, pidFile, console, c.rec.Request.ID)
+	})
+	if err != nil {
+		return err
+	}
+	if e.process.Pid, err = readPidFile(pidFile); err != nil {
+		return err
+	}
+	e.ended = c.srv.reaper.claim(e.process.Pid, began)
+	if st, err := readProc(e.process.Pid); err == nil { // else it has ended already
+		e.process.StartTime = st.start
+	}
+	if e.console == nil {
+		return nil
+	}
+	if e.master, err = e.console.accept(); err != nil {
+		return err
+	}
+	return e.pump(e.master, frameStdout)
+}
+
+func (e *execution) input() *os.File {
+	if e.master != nil {
+		return e.master
+	}
+	return e.stdin
+}
+
+func (e *execution) resize(s runtime.Size) { resizeTerminal(e.master, s) }
+
+func resizeTerminal(master *os.File, s runtime.Size) {
+	if master == nil {
+		return
+	}
+	if raw, err := master.SyscallConn(); err == nil {
+		raw.Control(func(fd uintptr) { setSize(int(fd), s) })
+	}
+}
+
+// closeStdin passes the end of input on. A terminal has no half-close: the client
+// types ^D there.
+func (e *execution) closeStdin() {
+	if e.stdin != nil {
+		e.stdin.Close() // may be called twice
+	}
+}
+
+// wait returns how the process ended, or was ended when its time was over.
+func (e *execution) wait() runtime.Exit {
+	var late <-chan time.Time
+	if e.req.Timeout > 0 {
+		timer := time.NewTimer(e.req.Timeout)
+		defer timer.Stop()
+		late = timer.C
+	}
+	select {
+	case st := <-e.ended:
+		return runtime.Exit{Code: st.code, At: st.at}
+	case <-late:
+	}
+	if err := killTree(e.process, e.c.rec.Cgroup); err != nil {
+		e.c.srv.log.Warn("kill exec that took too long", slog.String("container", e.c.rec.Request.ID), slog.Any("error", err))
+	}
+	st := <-e.ended
+	return runtime.Exit{Code: st.code, At: st.at, TimedOut: true}
+}
+
+func (e *execution) close() {
+	if e.console != nil {
+		e.console.close()
+	}
+	e.closeStdin()
+	for _, p := range e.pumps {
+		p.stop()
+	}
+	if e.master != nil {
+		e.master.Close()
+	}
+}

@@ -1,0 +1,146 @@
+package monitor
+
+import (
+	"fmt"
+	"os"
+	"path/filepath"
+	"syscall"
+	"time"
+
+	"github.com/containerd/errdefs"
+	"github.com/opencontainers/runtime-spec/specs-go"
+	"golang.org/x/sys/unix"
+)
+
+// held is a process that keeps namespaces.
+type held struct {
+	hold  hold
+	pidfd *os.File
+	ended <-chan status // nil if an earlier monitor fathered it
+}
+
+func cloneFlag(t specs.LinuxNamespaceType) (uintptr, bool) {
+	switch t {
+	case specs.PIDNamespace:
+		return unix.CLONE_NEWPID, true
+	case specs.NetworkNamespace:
+		return unix.CLONE_NEWNET, true
+	case specs.IPCNamespace:
+		return unix.CLONE_NEWIPC, true
+	case specs.UTSNamespace:
+		return unix.CLONE_NEWUTS, true
+	case specs.UserNamespace:
+		return unix.CLONE_NEWUSER, true
+	}
+	return 0, false
+}
+
+// holdAttr describes the process to be started, without its streams.
+func holdAttr(r HoldRequest) (*syscall.SysProcAttr, error) {
+	attr := &syscall.SysProcAttr{Setsid: true}
+	for _, t := range r.Namespaces {
+		flag, ok := cloneFlag(t)
+		if !ok {
+			return nil, fmt.Errorf("hold a namespace of type %q: %w", t, errdefs.ErrInvalidArgument)
+		}
+		attr.Cloneflags |= flag
+	}
+	if attr.Cloneflags&unix.CLONE_NEWUSER != 0 {
+		attr.UidMappings, attr.GidMappings = idMap(r.UIDMappings), idMap(r.GIDMappings)
+		attr.GidMappingsEnableSetgroups = true
+		attr.Credential = &syscall.Credential{}
+	}
+	return attr, nil
+}
+
+func idMap(m []specs.LinuxIDMapping) []syscall.SysProcIDMap {
+	var ids []syscall.SysProcIDMap
+	for _, e := range m {
+		ids = append(ids, syscall.SysProcIDMap{ContainerID: int(e.ContainerID), HostID: int(e.HostID), Size: int(e.Size)})
+	}
+	return ids
+}
+
+func (s *Server) hold(r HoldRequest) (holdReply, error) {
+	if !validID(r.ID) || len(r.Namespaces) == 0 {
+		return holdReply{}, fmt.Errorf("check hold: %w", errdefs.ErrInvalidArgument)
+	}
+	attr, err := holdAttr(r)
+	if err != nil {
+		return holdReply{}, err
+	}
+	h := &held{}
+	s.mu.Lock()
+	_, taken := s.holds[r.ID]
+	if !taken {
+		s.holds[r.ID] = h
+	}
+	s.mu.Unlock()
+	if taken {
+		return holdReply{}, fmt.Errorf("hold namespaces: %w", errdefs.ErrAlreadyExists)
+	}
+	if err := s.startHold(r, h, attr); err != nil {
+		s.mu.Lock()
+		delete(s.holds, r.ID)
+		s.mu.Unlock()
+		return holdReply{}, err
+	}
+	return holdReply{Pid: h.hold.Init.Pid}, nil
+}
+
+func (s *Server) startHold(r HoldRequest, h *held, attr *syscall.SysProcAttr) error {
+	streams, err := nullStreams()
+	if err != nil {
+		return err
+	}
+	defer streams.close()
+	pid, ended, err := s.reaper.spawn(s.podInit, &syscall.ProcAttr{
+		Dir: "/", Env: []string{"GODEBUG=madvdontneed=1", "GOMAXPROCS=1"}, Files: streams.fds(), Sys: attr,
+	})
+	if err != nil {
+		return fmt.Errorf("start pod init: %w", err)
+	}
+	st, err := readProc(pid)
+	if err != nil {
+		return fmt.Errorf("find pod init: %w", err)
+	}
+	h.hold = hold{ID: r.ID, Boot: s.boot, Init: Created{Pid: pid, StartTime: st.start}}
+	h.ended = ended
+	if h.pidfd, err = openProcess(pid, st.start); err != nil {
+		return err
+	}
+	if err := s.shelf.save(r.ID, holdSuffix, h.hold); err != nil {
+		unix.Kill(pid, unix.SIGKILL)
+		<-ended
+		h.pidfd.Close()
+		return err
+	}
+	return nil
+}
+
+// release ends a held process. With a PID namespace everything in it ends too.
+func (s *Server) release(id string) error {
+	s.mu.Lock()
+	h, ok := s.holds[id]
+	s.mu.Unlock()
+	if !ok || h.pidfd == nil {
+		return nil
+	}
+	if err := sendSignal(h.pidfd, unix.SIGKILL); err != nil {
+		return fmt.Errorf("release namespaces: %w", err)
+	}
+	if h.ended != nil {
+		select {
+		case <-h.ended:
+		case <-time.After(killTime):
+			return fmt.Errorf("release namespaces: %w", errdefs.ErrUnavailable)
+		}
+	} else if err := waitProcess(h.pidfd); err != nil {
+		return fmt.Errorf("release namespaces: %w", err)
+	}
+	s.mu.Lock()
+	delete(s.holds, id)
+	s.mu.Unlock()
+	h.pidfd.Close()
+	return s.shelf.remove(filepath.Base(id), holdSuffix)
+}

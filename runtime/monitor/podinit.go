@@ -1,0 +1,17 @@
+package monitor
+
+import (
+	"os/signal"
+
+	"golang.org/x/sys/unix"
+)
+
+// PodInit is process 1 of a shared PID namespace. It never returns. Ignoring SIGCHLD
+// lets the kernel reap every orphan, and a signal from inside the namespace cannot end
+// it.
+func PodInit() {
+	signal.Ignore()
+	for {
+		unix.Pause()
+	}
+}

@@ -1,0 +1,90 @@
+package monitor
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+	"time"
+
+	"github.com/cricket-cri/cricket/runtime"
+)
+
+// record is what a later monitor needs to take a container over. It is written with a
+// rename and never synced: it describes running processes, which a power failure ends.
+type record struct {
+	Request   CreateRequest `json:"request"`
+	Boot      string        `json:"boot"`
+	Init      Created       `json:"init"`
+	Cgroup    cgroup        `json:"cgroup"`
+	Phase     runtime.Phase `json:"phase"`
+	StartedAt time.Time     `json:"startedAt"`
+	Exit      runtime.Exit  `json:"exit"`
+	// InputEnded: the standard input of a StdinOnce container was closed.
+	InputEnded bool `json:"inputEnded,omitempty"`
+}
+
+// hold is the record of a process that keeps namespaces.
+type hold struct {
+	ID   string  `json:"id"`
+	Boot string  `json:"boot"`
+	Init Created `json:"init"`
+}
+
+const (
+	recordSuffix = ".container.json"
+	holdSuffix   = ".hold.json"
+)
+
+// shelf is the directory of records.
+type shelf struct{ dir string }
+
+func (s shelf) save(id, suffix string, v any) error {
+	b, err := json.Marshal(v)
+	if err != nil {
+		return fmt.Errorf("encode record: %w", err)
+	}
+	path := filepath.Join(s.dir, id+suffix)
+	if err := os.WriteFile(path+".new", b, 0o600); err != nil {
+		return fmt.Errorf("write record: %w", err)
+	}
+	if err := os.Rename(path+".new", path); err != nil {
+		return fmt.Errorf("write record: %w", err)
+	}
+	return nil
+}
+
+func (s shelf) remove(id, suffix string) error {
+	err := os.Remove(filepath.Join(s.dir, id+suffix))
+	if err != nil && !errors.Is(err, os.ErrNotExist) {
+		return fmt.Errorf("remove record: %w", err)
+	}
+	return nil
+}
+
+// load decodes every record of a suffix. Those that cannot be read are returned as
+// errors and left alone.
+func load[T any](s shelf, suffix string) (records []T, bad []error) {
+	entries, err := os.ReadDir(s.dir)
+	if err != nil {
+		return nil, []error{fmt.Errorf("read records: %w", err)}
+	}
+	for _, e := range entries {
+		if !strings.HasSuffix(e.Name(), suffix) {
+			continue
+		}
+		var r T
+		b, err := os.ReadFile(filepath.Join(s.dir, e.Name()))
+		if err == nil {
+			err = json.Unmarshal(b, &r)
+		}
+		if err != nil {
+			bad = append(bad, fmt.Errorf("read record %s: %w", e.Name(), err))
+			continue
+		}
+		records = append(records, r)
+	}
+	return records, bad
+}

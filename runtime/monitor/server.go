@@ -1,0 +1,256 @@
+package monitor
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"os"
+	"path/filepath"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/containerd/errdefs"
+	"golang.org/x/sys/unix"
+
+	"github.com/cricket-cri/cricket/runtime"
+	"github.com/cricket-cri/cricket/runtime/logfile"
+)
+
+// Options configure a Server.
+type Options struct {
+	// State is the directory for records; it is made if it is missing.
+	State string
+	// PodInit is the command line of the process that Hold starts. It defaults to this
+	// program with the argument pod-init.
+	PodInit []string
+	Log     *slog.Logger
+}
+
+// Server supervises containers. There can be one in a process: it waits for all
+// children of the process.
+type Server struct {
+	log     *slog.Logger
+	shelf   shelf
+	dir     *os.File
+	boot    string
+	podInit []string
+	reaper  *reaper
+	logs    logfile.Set
+	buffers buffers
+	calls   atomic.Uint64
+	work    sync.WaitGroup
+
+	mu         sync.Mutex
+	containers map[string]*container
+	pending    map[string]bool // being created
+	holds      map[string]*held
+	conns      map[net.Conn]struct{}
+	closed     bool
+}
+
+// NewServer takes over what an earlier monitor left in the state directory.
+func NewServer(o Options) (*Server, error) {
+	if o.Log == nil {
+		o.Log = slog.New(slog.DiscardHandler)
+	}
+	if o.PodInit == nil {
+		o.PodInit = []string{"/proc/self/exe", "pod-init"}
+	}
+	if err := os.MkdirAll(o.State, 0o700); err != nil {
+		return nil, fmt.Errorf("make state directory: %w", err)
+	}
+	state, err := filepath.Abs(o.State)
+	if err != nil {
+		return nil, fmt.Errorf("resolve state directory: %w", err)
+	}
+	if err := unix.Prctl(unix.PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0); err != nil {
+		return nil, fmt.Errorf("become subreaper: %w", err)
+	}
+	boot, err := bootID()
+	if err != nil {
+		return nil, err
+	}
+	dir, err := os.Open(state)
+	if err != nil {
+		return nil, fmt.Errorf("open state directory: %w", err)
+	}
+	s := &Server{
+		log: o.Log, shelf: shelf{dir: state}, dir: dir, boot: boot, podInit: o.PodInit, reaper: startReaper(),
+		containers: make(map[string]*container), pending: make(map[string]bool),
+		holds: make(map[string]*held), conns: make(map[net.Conn]struct{}),
+	}
+	s.adoptAll()
+	return s, nil
+}
+
+// Serve answers connections until ctx ends or the listener fails. Containers go on.
+func (s *Server) Serve(ctx context.Context, l net.Listener) error {
+	stop := context.AfterFunc(ctx, func() { l.Close() })
+	defer stop()
+	for {
+		conn, err := l.Accept()
+		if ctx.Err() != nil {
+			return nil
+		}
+		if errors.Is(err, unix.EMFILE) || errors.Is(err, unix.ENFILE) || errors.Is(err, unix.ECONNABORTED) {
+			s.log.Warn("accept", slog.Any("error", err))
+			time.Sleep(10 * time.Millisecond) // others will close theirs
+			continue
+		}
+		if err != nil {
+			return fmt.Errorf("accept: %w", err)
+		}
+		go s.ServeConn(ctx, conn)
+	}
+}
+
+// headerTime bounds how long a client may take to say what it wants.
+const headerTime = 10 * time.Second
+
+// ServeConn answers the one call of a connection and closes it. Nothing that arrives
+// can do more than fail the call.
+func (s *Server) ServeConn(ctx context.Context, conn net.Conn) {
+	if !s.track(conn) {
+		conn.Close()
+		return
+	}
+	defer s.untrack(conn)
+	defer func() {
+		if v := recover(); v != nil {
+			s.log.Error("call panicked", slog.Any("panic", v))
+			respond(conn, nil, fmt.Errorf("serve call: %v: %w", v, errdefs.ErrInternal))
+		}
+	}()
+	conn.SetReadDeadline(time.Now().Add(headerTime))
+	kind, payload, err := readFrame(conn, nil)
+	conn.SetReadDeadline(time.Time{})
+	if err != nil || kind != frameHeader {
+		respond(conn, nil, fmt.Errorf("read request: %w", errors.Join(err, errdefs.ErrInvalidArgument)))
+		return
+	}
+	var req request
+	if err := json.Unmarshal(payload, &req); err != nil {
+		respond(conn, nil, fmt.Errorf("decode request: %w: %w", errdefs.ErrInvalidArgument, err))
+		return
+	}
+	if req.Oldest > Version || req.Version < Oldest {
+		respond(conn, nil, fmt.Errorf("speak protocol %d to %d, here it is %d to %d: %w",
+			req.Oldest, req.Version, Oldest, Version, errdefs.ErrNotImplemented))
+		return
+	}
+	body, err := s.dispatch(ctx, conn, req)
+	respond(conn, body, err)
+}
+
+func respond(conn net.Conn, body any, err error) {
+	r := response{Version: Version}
+	if err == nil && body != nil {
+		r.Body, err = json.Marshal(body)
+	}
+	if err != nil {
+		r.Kind, r.Error = kindOf(err), err.Error()
+	}
+	conn.SetWriteDeadline(time.Now().Add(headerTime))
+	_ = writeJSON(conn, frameHeader, r) // the client is gone: nobody to tell
+}
+
+func (s *Server) track(conn net.Conn) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.closed {
+		return false
+	}
+	s.conns[conn] = struct{}{}
+	s.work.Add(1)
+	return true
+}
+
+func (s *Server) untrack(conn net.Conn) {
+	conn.Close()
+	s.mu.Lock()
+	delete(s.conns, conn)
+	s.mu.Unlock()
+	s.work.Done()
+}
+
+// find returns a container that is completely made.
+func (s *Server) find(id string) (*container, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	c, ok := s.containers[id]
+	if !ok || s.pending[id] {
+		return nil, fmt.Errorf("find container: %w", errdefs.ErrNotFound)
+	}
+	return c, nil
+}
+
+func (s *Server) reserve(id string, c *container) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if _, taken := s.containers[id]; taken {
+		return false
+	}
+	s.containers[id], s.pending[id] = c, true
+	return true
+}
+
+func (s *Server) publish(c *container) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	delete(s.pending, c.rec.Request.ID)
+}
+
+func (s *Server) forget(id string) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	delete(s.containers, id)
+	delete(s.pending, id)
+}
+
+// watch settles the container when its init ends: the end of our own child, or of a
+// process that an earlier monitor fathered if ended is nil.
+func (s *Server) watch(c *container, ended <-chan status) {
+	pidfd := c.pidfd
+	go func() {
+		if ended != nil {
+			st := <-ended
+			c.settle(runtime.Exit{Code: st.code, At: st.at})
+			return
+		}
+		c.settle(adoptedExit(pidfd))
+	}()
+}
+
+func (s *Server) list() []Entry {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	entries := []Entry{}
+	for id, c := range s.containers {
+		if !s.pending[id] {
+			entries = append(entries, Entry{ID: id, Bundle: c.rec.Request.Bundle, State: c.state()})
+		}
+	}
+	return entries
+}
+
+func (s *Server) remove(ctx context.Context, id string) error {
+	s.mu.Lock()
+	c, ok := s.containers[id]
+	pending := s.pending[id]
+	s.mu.Unlock()
+	if !ok {
+		return nil
+	}
+	if pending {
+		return fmt.Errorf("delete container that is being created: %w", errdefs.ErrFailedPrecondition)
+	}
+	if err := c.remove(ctx); err != nil {
+		return err
+	}
+	s.forget(id)
+	return nil
+}

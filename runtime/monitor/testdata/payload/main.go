@@ -1,0 +1,112 @@
+// Command payload is what the tests run in containers.
+package main
+
+import (
+	"bufio"
+	"fmt"
+	"io"
+	"os"
+	"os/exec"
+	"os/signal"
+	"strconv"
+	"strings"
+	"syscall"
+	"time"
+)
+
+func main() {
+	arg := func(i int) int {
+		n, err := strconv.Atoi(os.Args[i])
+		if err != nil {
+			panic(err)
+		}
+		return n
+	}
+	switch os.Args[1] {
+	case "exit":
+		os.Exit(arg(2))
+	case "say": // text to stdout, text to stderr, exit code
+		fmt.Print(os.Args[2])
+		fmt.Fprint(os.Stderr, os.Args[3])
+		os.Exit(arg(4))
+	case "sleep":
+		signal.Ignore(syscall.SIGHUP)
+		time.Sleep(time.Duration(arg(2)) * time.Millisecond)
+	case "term": // exit with a code on SIGTERM
+		ch := make(chan os.Signal, 1)
+		signal.Notify(ch, syscall.SIGTERM)
+		fmt.Println("ready")
+		<-ch
+		os.Exit(arg(2))
+	case "cat":
+		io.Copy(os.Stdout, os.Stdin)
+		fmt.Print("end of input")
+	case "lines": // count numbered lines of 100 bytes, then exit 7 on a file's appearance
+		w := bufio.NewWriterSize(os.Stdout, 64<<10)
+		pad := strings.Repeat("x", 90)
+		for i := range arg(2) {
+			fmt.Fprintf(w, "%08d %s\n", i, pad)
+		}
+		w.Flush()
+		os.Exit(7)
+	case "flood": // numbered lines at about MB/s for ms, then exit 9
+		flood(arg(2), time.Duration(arg(3))*time.Millisecond)
+		os.Exit(9)
+	case "family": // children and grandchildren that sleep, one of them in a session of its own
+		for range 3 {
+			c := exec.Command("/payload", "child")
+			if err := c.Start(); err != nil {
+				panic(err)
+			}
+		}
+		fmt.Println("family ready")
+		time.Sleep(time.Hour)
+	case "child":
+		c := exec.Command("/payload", "sleep", "3600000")
+		c.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
+		if err := c.Start(); err != nil {
+			panic(err)
+		}
+		time.Sleep(time.Hour)
+	case "leave": // a child keeps our stdout open
+		c := exec.Command("/payload", "sleep", "3600000")
+		c.Stdout = os.Stdout
+		if err := c.Start(); err != nil {
+			panic(err)
+		}
+		fmt.Print("left")
+	case "eat":
+		var all [][]byte
+		for {
+			b := make([]byte, 1<<20)
+			for i := range b {
+				b[i] = 1
+			}
+			all = append(all, b)
+		}
+		_ = all
+	case "tty":
+		var b [64]byte
+		fmt.Println("tty ready")
+		n, _ := os.Stdin.Read(b[:])
+		fmt.Printf("got %q\n", b[:n])
+		os.Exit(5)
+	}
+}
+
+func flood(rate int, d time.Duration) {
+	const batch = 512 << 10
+	pad := strings.Repeat("y", 90)
+	var b strings.Builder
+	began := time.Now()
+	for i, sent := 0, 0; time.Since(began) < d; {
+		b.Reset()
+		for b.Len() < batch {
+			fmt.Fprintf(&b, "%08d %s\n", i, pad)
+			i++
+		}
+		io.WriteString(os.Stdout, b.String())
+		sent += b.Len()
+		time.Sleep(time.Until(began.Add(time.Duration(sent) * time.Second / time.Duration(rate<<20))))
+	}
+}

@@ -1,0 +1,79 @@
+package monitor
+
+import (
+	"errors"
+	"os"
+	"strconv"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// killTree kills a process, its descendants and whatever is in its session, again and
+// again until none is left. Who has left the session and lost all its ancestors cannot
+// be told from the container's own processes, and stays.
+func killTree(root Created, cg cgroup) error {
+	known := map[int]uint64{root.Pid: root.StartTime}
+	pause := time.Millisecond
+	for waited := time.Duration(0); waited < killTime; waited += pause {
+		addTree(known, root.Pid, candidates(cg))
+		alive := 0
+		for pid, start := range known {
+			st, err := readProc(pid)
+			if err != nil || st.start != start || st.state == 'Z' {
+				continue
+			}
+			alive++
+			unix.Kill(pid, unix.SIGKILL)
+		}
+		if alive == 0 {
+			return nil
+		}
+		time.Sleep(pause)
+		pause = min(pause*2, 50*time.Millisecond)
+	}
+	return errors.New("kill process tree: it forks faster than it can be killed")
+}
+
+// candidates are the processes among which a tree is looked for: those of the cgroup,
+// or all if there is none.
+func candidates(cg cgroup) []int {
+	if cg.tree() != "" {
+		return cg.pids()
+	}
+	entries, err := os.ReadDir("/proc")
+	if err != nil {
+		return nil
+	}
+	var pids []int
+	for _, e := range entries {
+		if pid, err := strconv.Atoi(e.Name()); err == nil {
+			pids = append(pids, pid)
+		}
+	}
+	return pids
+}
+
+// addTree adds to known, which maps process ids to start times, every candidate that
+// descends from one that is known or shares root's session.
+func addTree(known map[int]uint64, root int, candidates []int) {
+	stats := make(map[int]procStat)
+	for _, pid := range candidates {
+		if st, err := readProc(pid); err == nil {
+			stats[pid] = st
+		}
+	}
+	for grown := true; grown; {
+		grown = false
+		for pid, st := range stats {
+			if _, have := known[pid]; have {
+				continue
+			}
+			_, child := known[st.parent]
+			if child || st.session == root {
+				known[pid] = st.start
+				grown = true
+			}
+		}
+	}
+}
