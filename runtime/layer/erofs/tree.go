@@ -1,0 +1,231 @@
+package erofs
+
+import (
+	"fmt"
+	"path"
+	"strings"
+
+	"github.com/containerd/errdefs"
+	"golang.org/x/sys/unix"
+)
+
+const (
+	maxPath  = 4096 // PATH_MAX
+	maxLinks = 40   // followed in one path, as in the kernel
+)
+
+// node is an inode. Several names may lead to one that is not a directory.
+type node struct {
+	parent   *node            // directories only; the root's is itself
+	children map[string]*node // directories only
+	target   string           // symbolic links only
+	xattrs   []xattr
+
+	size       uint64
+	mtime      int64
+	nsec       uint32
+	uid, gid   uint32
+	rdev       uint32
+	nlink      uint32
+	mode       uint16 // with S_IFMT
+	whiteout   bool   // stands for a name that the layer deletes
+	overDelete bool   // replaces a name of lower layers that the layer deletes, too
+	opaque     bool   // hides what lower layers have in this directory
+
+	// Set by the layout.
+	block  uint32 // of the data
+	offset uint64 // in the inode area
+	ino    uint32
+	inline bool
+	placed bool
+}
+
+func (n *node) isDir() bool     { return n.mode&unix.S_IFMT == unix.S_IFDIR }
+func (n *node) isSymlink() bool { return n.mode&unix.S_IFMT == unix.S_IFLNK }
+
+// tree is the metadata of one layer. Names are resolved in it and nowhere else:
+// nothing of the host's file system is ever looked at.
+type tree struct {
+	root   *node
+	limits Limits
+	nodes  int
+	bytes  int64
+}
+
+func newTree(l Limits) *tree {
+	t := &tree{limits: l, root: newDir()}
+	t.root.parent = t.root
+	return t
+}
+
+// newDir is a directory as it is invented where a tar leaves it out.
+func newDir() *node {
+	return &node{mode: unix.S_IFDIR | 0o755, children: map[string]*node{}, nlink: 2}
+}
+
+// charge accounts for a new name and for bytes of strings that stay in memory.
+func (t *tree) charge(names, bytes int) error {
+	t.nodes += names
+	t.bytes += int64(bytes)
+	if t.nodes > t.limits.Entries {
+		return fmt.Errorf("more than %d entries: %w", t.limits.Entries, errdefs.ErrResourceExhausted)
+	}
+	if t.bytes > t.limits.Metadata {
+		return fmt.Errorf("more than %d bytes of names and attributes: %w", t.limits.Metadata, errdefs.ErrResourceExhausted)
+	}
+	return nil
+}
+
+// cleanPath splits a name of the tar. Leading slashes are dropped, as by GNU tar and
+// containerd; a name that leads out of the root is refused, whereas it may climb
+// within. No components are left of the root itself.
+func cleanPath(name string) ([]string, error) {
+	if len(name) > maxPath {
+		return nil, fmt.Errorf("name of %d bytes: %w", len(name), errdefs.ErrInvalidArgument)
+	}
+	if strings.ContainsRune(name, 0) {
+		return nil, fmt.Errorf("name %q has a NUL: %w", name, errdefs.ErrInvalidArgument)
+	}
+	clean := path.Clean(strings.TrimLeft(name, "/"))
+	if clean == ".." || strings.HasPrefix(clean, "../") {
+		return nil, fmt.Errorf("name %q leads out of the root: %w", name, errdefs.ErrInvalidArgument)
+	}
+	if clean == "." {
+		return nil, nil
+	}
+	parts := strings.Split(clean, "/")
+	for _, p := range parts {
+		if len(p) > maxName {
+			return nil, fmt.Errorf("name %.40q… has a component of %d bytes: %w", name, len(p), errdefs.ErrInvalidArgument)
+		}
+	}
+	return parts, nil
+}
+
+// dir returns the directory that parts lead to. With create it invents what is
+// missing, in the place of files, too; else it answers ErrNotFound. Symbolic links are
+// followed as a process with this root would, so "lib/x" lands in usr/lib if the same
+// tar has lib -> usr/lib: containerd, Docker and GNU tar agree on that.
+func (t *tree) dir(parts []string, create bool) (*node, error) {
+	at := t.root
+	rest := append([]string(nil), parts...)
+	for links := 0; len(rest) > 0; {
+		name := rest[0]
+		rest = rest[1:]
+		switch name {
+		case "", ".":
+			continue
+		case "..":
+			at = at.parent
+			continue
+		}
+		next := at.children[name]
+		if next != nil && next.isSymlink() {
+			if links++; links > maxLinks {
+				return nil, fmt.Errorf("too many symbolic links in %.80q: %w", path.Join(parts...), errdefs.ErrInvalidArgument)
+			}
+			if strings.HasPrefix(next.target, "/") {
+				at = t.root
+			}
+			rest = append(strings.Split(next.target, "/"), rest...)
+			continue
+		}
+		if next == nil || !next.isDir() {
+			if !create {
+				return nil, fmt.Errorf("look up %.80q: %w", path.Join(parts...), errdefs.ErrNotFound)
+			}
+			next = newDir()
+			if err := t.put(at, name, next); err != nil {
+				return nil, err
+			}
+		}
+		at = next
+	}
+	return at, nil
+}
+
+// put makes n the child of dir under name. What was there is gone, except that a
+// directory replacing a deletion hides what lower layers have below that name.
+func (t *tree) put(dir *node, name string, n *node) error {
+	if len(name) > maxName {
+		return fmt.Errorf("name %.40q… has %d bytes: %w", name, len(name), errdefs.ErrInvalidArgument)
+	}
+	old := dir.children[name]
+	if old == nil {
+		if err := t.charge(1, len(name)); err != nil {
+			return err
+		}
+	} else {
+		n.overDelete = n.overDelete || old.whiteout || old.overDelete
+		t.drop(dir, old)
+	}
+	if n.isDir() {
+		n.parent = dir
+		dir.nlink++
+	} else {
+		n.nlink++
+	}
+	dir.children[name] = n
+	return nil
+}
+
+// drop takes back what the name counted for. Names below a dropped directory stay
+// charged: the limit is on work done.
+func (t *tree) drop(dir, old *node) {
+	if old.isDir() {
+		dir.nlink--
+		// A hard link may keep files below alive, with one name less.
+		for stack := []*node{old}; len(stack) > 0; {
+			d := stack[len(stack)-1]
+			stack = stack[:len(stack)-1]
+			for _, c := range d.children {
+				if c.isDir() {
+					stack = append(stack, c)
+				} else {
+					c.nlink--
+				}
+			}
+		}
+		return
+	}
+	old.nlink--
+}
+
+// link gives the file at target a further name.
+func (t *tree) link(dir *node, name, target string) error {
+	parts, err := cleanPath(target)
+	if err != nil {
+		return err
+	}
+	if len(parts) == 0 {
+		return fmt.Errorf("hard link to the root: %w", errdefs.ErrInvalidArgument)
+	}
+	last := len(parts) - 1
+	from, err := t.dir(parts[:last], false)
+	if err != nil {
+		return fmt.Errorf("hard link: %w: %w", errdefs.ErrInvalidArgument, err)
+	}
+	n := from.children[parts[last]]
+	switch {
+	case n == nil || n.whiteout:
+		return fmt.Errorf("hard link to %.80q, which is not in the layer: %w", target, errdefs.ErrInvalidArgument)
+	case n.isDir():
+		return fmt.Errorf("hard link to directory %.80q: %w", target, errdefs.ErrInvalidArgument)
+	case dir.children[name] == n:
+		return nil // to itself, or a second time
+	}
+	return t.put(dir, name, n)
+}
+
+// whiteOut deletes a name of the lower layers. What this layer itself has under the
+// name stays, whatever the order of the two in the tar (OCI image specification,
+// "Whiteouts").
+func (t *tree) whiteOut(dir *node, name string) error {
+	if old := dir.children[name]; old != nil {
+		if old.isDir() {
+			old.overDelete = true
+		}
+		return nil
+	}
+	return t.put(dir, name, &node{mode: unix.S_IFCHR, whiteout: true})
+}

@@ -1,0 +1,315 @@
+package erofs
+
+import (
+	"archive/tar"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"math"
+	"strings"
+
+	"github.com/containerd/errdefs"
+	"golang.org/x/sys/unix"
+)
+
+// Limits bounds what one tar may make the writer keep in memory or read through.
+type Limits struct {
+	// Entries is the most names (files, directories, links) an image may have. Each
+	// costs up to 300 bytes of memory besides its strings.
+	Entries int
+	// Metadata is the most bytes of names, link targets and xattrs together.
+	Metadata int64
+	// Sparse is by how many bytes the data may exceed the tar itself: the holes of
+	// sparse files, which a tar of a few bytes can claim to be of any size.
+	Sparse int64
+}
+
+// DefaultLimits admit every layer seen in the field: some 600 MB of memory at worst.
+func DefaultLimits() Limits {
+	return Limits{Entries: 2 << 20, Metadata: 256 << 20, Sparse: 64 << 30}
+}
+
+// Options for Write. Zero fields of Limits take the defaults.
+type Options struct {
+	Limits Limits
+	// UUID of the file system.
+	UUID [16]byte
+	// Verify, if set, is called when the tar has been read to its end. If it fails,
+	// the superblock is not written and Write answers its error.
+	Verify func() error
+}
+
+// Result says what an image holds.
+type Result struct {
+	Size   int64 // bytes, a multiple of BlockSize
+	Inodes uint64
+	// Dropped counts what the tar had and the image has not: forged overlayfs marks
+	// (0/0 character devices, trusted.* xattrs) and xattrs that EROFS cannot hold.
+	Dropped int
+}
+
+// Write reads a tar, to the very end of r, and writes the image to out, which must
+// read as zeros where nothing has been written. Nothing but r and out is touched. If it
+// fails, out holds no superblock and does not mount. A tar that is malformed, or asks
+// for what an image must not hold, is errdefs.ErrInvalidArgument; one that exceeds the
+// limits errdefs.ErrResourceExhausted; errors of r and out are passed on.
+func Write(ctx context.Context, out io.WriterAt, r io.Reader, o Options) (Result, error) {
+	o.Limits = o.Limits.withDefaults()
+	w := &writer{in: &counter{r: r}, out: newOutput(out), tree: newTree(o.Limits)}
+	if err := w.readTar(ctx); err != nil {
+		return Result{}, err
+	}
+	if err := ctx.Err(); err != nil {
+		return Result{}, err
+	}
+	if o.Verify != nil {
+		if err := o.Verify(); err != nil {
+			return Result{}, err
+		}
+	}
+	res, err := w.finish(out, o.UUID)
+	if err != nil {
+		return Result{}, err
+	}
+	res.Dropped = w.dropped
+	return res, nil
+}
+
+func (l Limits) withDefaults() Limits {
+	d := DefaultLimits()
+	if l.Entries == 0 {
+		l.Entries = d.Entries
+	}
+	if l.Metadata == 0 {
+		l.Metadata = d.Metadata
+	}
+	if l.Sparse == 0 {
+		l.Sparse = d.Sparse
+	}
+	return l
+}
+
+type writer struct {
+	in      *counter
+	out     *output
+	tree    *tree
+	data    int64 // bytes of files' data so far
+	dropped int
+}
+
+// counter counts what was read of the tar.
+type counter struct {
+	r io.Reader
+	n int64
+}
+
+func (c *counter) Read(p []byte) (int, error) {
+	n, err := c.r.Read(p)
+	c.n += int64(n)
+	return n, err
+}
+
+// readError gives the errors that archive/tar itself finds a kind, and passes on those
+// of the stream below it.
+func readError(err error) error {
+	if errors.Is(err, tar.ErrHeader) || errors.Is(err, tar.ErrFieldTooLong) ||
+		errors.Is(err, io.ErrUnexpectedEOF) || errors.Is(err, io.EOF) {
+		return fmt.Errorf("%w: %w", errdefs.ErrInvalidArgument, err)
+	}
+	return err
+}
+
+func (w *writer) readTar(ctx context.Context) error {
+	tr := tar.NewReader(w.in)
+	for {
+		if err := ctx.Err(); err != nil {
+			return err
+		}
+		h, err := tr.Next()
+		if err == io.EOF {
+			break
+		}
+		if err != nil {
+			return fmt.Errorf("read tar: %w", readError(err))
+		}
+		if err := w.entry(ctx, h, tr); err != nil {
+			return fmt.Errorf("entry %.200q: %w", h.Name, err)
+		}
+	}
+	// What follows the end mark is padding, and part of the digest.
+	if _, err := io.Copy(io.Discard, w.in); err != nil {
+		return fmt.Errorf("read tar: %w", readError(err))
+	}
+	return nil
+}
+
+const (
+	whiteoutPrefix = ".wh."
+	whiteoutMeta   = ".wh..wh."
+	whiteoutOpaque = ".wh..wh..opq"
+)
+
+// entry adds one header and its data.
+func (w *writer) entry(ctx context.Context, h *tar.Header, data io.Reader) error {
+	if h.Typeflag == tar.TypeXGlobalHeader {
+		return nil
+	}
+	parts, err := cleanPath(h.Name)
+	if err != nil {
+		return err
+	}
+	if len(parts) == 0 {
+		return w.rootEntry(h)
+	}
+	for i, p := range parts {
+		if strings.HasPrefix(p, whiteoutMeta) && p != whiteoutOpaque {
+			return nil // bookkeeping of aufs
+		}
+		if strings.HasPrefix(p, whiteoutPrefix) && i < len(parts)-1 {
+			return fmt.Errorf("below a whiteout: %w", errdefs.ErrInvalidArgument)
+		}
+	}
+	dir, err := w.tree.dir(parts[:len(parts)-1], true)
+	if err != nil {
+		return err
+	}
+	name := parts[len(parts)-1]
+	if deleted, ok := strings.CutPrefix(name, whiteoutPrefix); ok {
+		return w.whiteout(dir, name, deleted)
+	}
+	if h.Typeflag == tar.TypeLink {
+		return w.tree.link(dir, name, h.Linkname)
+	}
+	n, err := w.newNode(h)
+	if err != nil {
+		return err
+	}
+	if n.mode&unix.S_IFMT == unix.S_IFCHR && n.rdev == 0 {
+		return w.dropDevice(dir, name)
+	}
+	if n.mode&unix.S_IFMT == unix.S_IFREG && h.Size > 0 {
+		if n.block, err = w.out.block(); err != nil {
+			return err
+		}
+		if err := w.out.readFrom(ctx, data, h.Size, w.budget); err != nil {
+			return err
+		}
+	}
+	return w.add(dir, name, n)
+}
+
+func (w *writer) rootEntry(h *tar.Header) error {
+	if h.Typeflag != tar.TypeDir {
+		return fmt.Errorf("root is not a directory: %w", errdefs.ErrInvalidArgument)
+	}
+	n, err := w.newNode(h)
+	if err != nil {
+		return err
+	}
+	w.tree.root.become(n)
+	return nil
+}
+
+func (w *writer) whiteout(dir *node, name, deleted string) error {
+	switch {
+	case name == whiteoutOpaque:
+		dir.opaque = true
+		return nil
+	case deleted == "" || deleted == "." || deleted == "..":
+		return fmt.Errorf("whiteout of nothing: %w", errdefs.ErrInvalidArgument)
+	}
+	return w.tree.whiteOut(dir, deleted)
+}
+
+// dropDevice leaves a 0/0 character device out of the image: overlayfs would take it
+// for a whiteout, and it is good for nothing else. An earlier entry of that name goes
+// as it would in an extraction.
+func (w *writer) dropDevice(dir *node, name string) error {
+	w.dropped++
+	old := dir.children[name]
+	if old != nil && !old.whiteout {
+		w.tree.drop(dir, old)
+		delete(dir.children, name)
+		if old.overDelete {
+			return w.tree.whiteOut(dir, name)
+		}
+	}
+	return nil
+}
+
+func (w *writer) add(dir *node, name string, n *node) error {
+	if old := dir.children[name]; old != nil && old.isDir() && n.isDir() {
+		old.become(n)
+		return nil
+	}
+	return w.tree.put(dir, name, n)
+}
+
+// become takes over the attributes of a later entry for the same directory.
+func (n *node) become(m *node) {
+	n.mode, n.uid, n.gid, n.mtime, n.nsec = m.mode, m.uid, m.gid, m.mtime, m.nsec
+	n.xattrs = mergeXattrs(n.xattrs, m.xattrs)
+}
+
+func (w *writer) budget(n int) error {
+	w.data += int64(n)
+	if w.data-w.in.n > w.tree.limits.Sparse {
+		return fmt.Errorf("holes of more than %d bytes: %w", w.tree.limits.Sparse, errdefs.ErrResourceExhausted)
+	}
+	return nil
+}
+
+// newNode translates a header that is not a hard link.
+func (w *writer) newNode(h *tar.Header) (*node, error) {
+	n := &node{mode: uint16(h.Mode & 0o7777)}
+	if err := n.setType(h); err != nil {
+		return nil, err
+	}
+	if h.Uid < 0 || h.Uid >= math.MaxUint32 || h.Gid < 0 || h.Gid >= math.MaxUint32 {
+		return nil, fmt.Errorf("owner %d:%d: %w", h.Uid, h.Gid, errdefs.ErrInvalidArgument)
+	}
+	n.uid, n.gid = uint32(h.Uid), uint32(h.Gid)
+	n.mtime, n.nsec = h.ModTime.Unix(), uint32(h.ModTime.Nanosecond())
+	attrs, dropped, err := readXattrs(h.PAXRecords)
+	if err != nil {
+		return nil, err
+	}
+	n.xattrs = mergeXattrs(nil, attrs)
+	w.dropped += dropped
+	return n, w.tree.charge(0, len(n.target)+xattrSize(n.xattrs))
+}
+
+func (n *node) setType(h *tar.Header) error {
+	switch h.Typeflag {
+	case tar.TypeReg, tar.TypeCont, tar.TypeGNUSparse:
+		n.mode |= unix.S_IFREG
+		n.size = uint64(h.Size)
+	case tar.TypeDir:
+		n.mode |= unix.S_IFDIR
+		n.nlink = 2
+		n.children = map[string]*node{}
+	case tar.TypeSymlink:
+		n.mode |= unix.S_IFLNK
+		n.target = h.Linkname
+		if n.target == "" || len(n.target) > maxTarget || strings.ContainsRune(n.target, 0) {
+			return fmt.Errorf("symbolic link to %.80q: %w", n.target, errdefs.ErrInvalidArgument)
+		}
+		n.size = uint64(len(n.target))
+	case tar.TypeChar, tar.TypeBlock:
+		if h.Devmajor < 0 || h.Devmajor > 0xfff || h.Devminor < 0 || h.Devminor > 0xfffff {
+			return fmt.Errorf("device %d:%d: %w", h.Devmajor, h.Devminor, errdefs.ErrInvalidArgument)
+		}
+		n.mode |= unix.S_IFCHR
+		if h.Typeflag == tar.TypeBlock {
+			n.mode = n.mode&^unix.S_IFMT | unix.S_IFBLK
+		}
+		major, minor := uint32(h.Devmajor), uint32(h.Devminor)
+		n.rdev = minor&0xff | major<<8 | minor&^0xff<<12 // new_encode_dev of the kernel
+	case tar.TypeFifo:
+		n.mode |= unix.S_IFIFO
+	default:
+		return fmt.Errorf("entry of type %q: %w", h.Typeflag, errdefs.ErrInvalidArgument)
+	}
+	return nil
+}

@@ -1,0 +1,118 @@
+package erofs
+
+import (
+	"encoding/binary"
+	"fmt"
+	"math"
+	"slices"
+	"strings"
+
+	"github.com/containerd/errdefs"
+)
+
+const (
+	paxXattr    = "SCHILY.xattr."
+	xattrHeader = 12
+	opaqueXattr = "trusted.overlay.opaque"
+)
+
+type xattr struct{ name, value string }
+
+// xattrPrefixes are the name spaces that EROFS has numbers for.
+var xattrPrefixes = [...]struct {
+	prefix string
+	index  byte
+	exact  bool
+}{
+	{"user.", 1, false},
+	{"system.posix_acl_access", 2, true},
+	{"system.posix_acl_default", 3, true},
+	{"trusted.", 4, false},
+	{"security.", 6, false},
+}
+
+func xattrIndex(name string) (index byte, rest string, ok bool) {
+	for _, p := range xattrPrefixes {
+		rest, found := strings.CutPrefix(name, p.prefix)
+		if found && (rest == "") == p.exact {
+			return p.index, rest, true
+		}
+	}
+	return 0, "", false
+}
+
+// readXattrs takes the extended attributes out of PAX records. All of trusted.* is
+// dropped: trusted.overlay.* would let an image redirect overlayfs to files of its
+// choice, and no other trusted attribute has a meaning inside a container (containerd
+// does not set them either). So is what EROFS has no name space for.
+func readXattrs(records map[string]string) (attrs []xattr, dropped int, err error) {
+	for key, value := range records {
+		name, found := strings.CutPrefix(key, paxXattr)
+		if !found {
+			continue
+		}
+		_, rest, known := xattrIndex(name)
+		if !known || strings.HasPrefix(name, "trusted.") {
+			dropped++
+			continue
+		}
+		if len(rest) > maxName || len(value) > math.MaxUint16 || strings.ContainsRune(name, 0) {
+			return nil, 0, fmt.Errorf("xattr %.40q is too long: %w", name, errdefs.ErrInvalidArgument)
+		}
+		attrs = append(attrs, xattr{name, value})
+	}
+	return attrs, dropped, nil
+}
+
+// mergeXattrs returns old with those of attrs set, sorted by name.
+func mergeXattrs(old, attrs []xattr) []xattr {
+	merged := slices.Clone(attrs)
+	for _, a := range old {
+		if !slices.ContainsFunc(attrs, func(b xattr) bool { return a.name == b.name }) {
+			merged = append(merged, a)
+		}
+	}
+	slices.SortFunc(merged, func(a, b xattr) int { return strings.Compare(a.name, b.name) })
+	return merged
+}
+
+// xattrSize is the length of the encoded attributes, a multiple of 4.
+func xattrSize(attrs []xattr) int {
+	if len(attrs) == 0 {
+		return 0
+	}
+	size := xattrHeader
+	for _, a := range attrs {
+		_, rest, _ := xattrIndex(a.name)
+		size += (4 + len(rest) + len(a.value) + 3) &^ 3
+	}
+	return size
+}
+
+// xattrCount is the size as an inode states it; it has 16 bits.
+func xattrCount(size int) (uint16, error) {
+	if size == 0 {
+		return 0, nil
+	}
+	count := (size-xattrHeader)/4 + 1
+	if count > math.MaxUint16 {
+		return 0, fmt.Errorf("xattrs of one file exceed 256 KiB: %w", errdefs.ErrInvalidArgument)
+	}
+	return uint16(count), nil
+}
+
+func appendXattrs(b []byte, attrs []xattr) []byte {
+	if len(attrs) == 0 {
+		return b
+	}
+	b = append(b, make([]byte, xattrHeader)...)
+	for _, a := range attrs {
+		index, rest, _ := xattrIndex(a.name)
+		b = append(b, byte(len(rest)), index)
+		b = binary.LittleEndian.AppendUint16(b, uint16(len(a.value)))
+		b = append(b, rest...)
+		b = append(b, a.value...)
+		b = append(b, make([]byte, -(4+len(rest)+len(a.value))&3)...)
+	}
+	return b
+}

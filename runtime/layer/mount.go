@@ -1,0 +1,158 @@
+package layer
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"strings"
+
+	"github.com/containerd/errdefs"
+	"github.com/moby/sys/mountinfo"
+	"github.com/opencontainers/go-digest"
+	"golang.org/x/sys/unix"
+)
+
+// Nothing of a layer's mount is used but as a lower layer of overlayfs or the source
+// of a bind mount, which have flags of their own.
+const mountFlags = unix.MS_RDONLY | unix.MS_NODEV | unix.MS_NOSUID
+
+// Mount returns a directory for every layer of the chain, in the chain's order: lowest
+// first. The layers stay mounted until Remove, over restarts of the process, too. A
+// layer that is not there is errdefs.ErrNotFound.
+func (s *Store) Mount(ctx context.Context, chain []digest.Digest) (dirs []string, err error) {
+	for _, id := range chain {
+		dir, err := s.mountOne(ctx, id)
+		if err != nil {
+			return nil, err
+		}
+		dirs = append(dirs, dir)
+	}
+	return dirs, nil
+}
+
+func (s *Store) mountOne(ctx context.Context, id digest.Digest) (string, error) {
+	n, err := name(id)
+	if err != nil {
+		return "", err
+	}
+	release, err := s.locks.acquire(ctx, n)
+	if err != nil {
+		return "", err
+	}
+	defer release()
+	blob, _, err := s.Blob(id)
+	if err != nil {
+		return "", err
+	}
+	dir := s.target(n)
+	if is, err := mounted(dir); is || err != nil {
+		return dir, err
+	}
+	if err := os.Mkdir(dir, 0o700); err != nil && !errors.Is(err, fs.ErrExist) {
+		return "", fmt.Errorf("make mount point: %w", err)
+	}
+	if err := s.mountBlob(blob, dir); err != nil {
+		return "", fmt.Errorf("mount layer %s: %w", id, err)
+	}
+	return dir, nil
+}
+
+func (s *Store) mountBlob(blob, dir string) error {
+	if s.forceLoop {
+		return mountLoop(blob, dir)
+	}
+	err := unix.Mount(blob, dir, "erofs", mountFlags, "")
+	switch {
+	case errors.Is(err, unix.ENOTBLK):
+		return mountLoop(blob, dir)
+	case errors.Is(err, unix.ENODEV):
+		return fmt.Errorf("kernel has no erofs (try: modprobe erofs): %w: %w", errdefs.ErrFailedPrecondition, err)
+	}
+	return err
+}
+
+// mounted tells whether a layer is mounted on dir. The kernel is asked each time, which
+// takes a microsecond, so that no memory can be wrong about it.
+func mounted(dir string) (bool, error) {
+	var st unix.Statfs_t
+	err := unix.Statfs(dir, &st)
+	if errors.Is(err, unix.ENOENT) {
+		return false, nil
+	}
+	if err != nil {
+		return false, fmt.Errorf("look at mount point: %w", err)
+	}
+	return st.Type == unix.EROFS_SUPER_MAGIC_V1, nil
+}
+
+// unmount takes the layer's mount away, and its mount point.
+func (s *Store) unmount(n string) error {
+	dir := s.target(n)
+	for {
+		is, err := mounted(dir)
+		if err != nil {
+			return err
+		}
+		if !is {
+			break
+		}
+		if err := unix.Unmount(dir, unix.MNT_DETACH|unix.UMOUNT_NOFOLLOW); err != nil {
+			return fmt.Errorf("unmount layer: %w", err)
+		}
+	}
+	if err := os.Remove(dir); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return fmt.Errorf("remove mount point: %w", err)
+	}
+	return nil
+}
+
+// cleanMounts removes mounts and mount points of layers that are gone.
+func (s *Store) cleanMounts() error {
+	entries, err := os.ReadDir(s.state)
+	if err != nil {
+		return fmt.Errorf("list mount points: %w", err)
+	}
+	for _, e := range entries {
+		id, ok := mountID(e.Name())
+		if !ok || s.Has(id) {
+			continue
+		}
+		s.log.Warn("unmount layer without a blob", "layer", id)
+		if err := s.unmount(e.Name()); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// makePrivate sees to it that mounts in dir do not travel to other mount namespaces,
+// and that an unmount in one of those does not travel here. What decides is the mount
+// that dir lies in; if that is shared, dir becomes a mount of its own.
+func makePrivate(dir string) error {
+	infos, err := mountinfo.GetMounts(func(i *mountinfo.Info) (skip, stop bool) {
+		return !strings.HasPrefix(dir+"/", strings.TrimSuffix(i.Mountpoint, "/")+"/"), false
+	})
+	if err != nil {
+		return fmt.Errorf("read mountinfo: %w", err)
+	}
+	var at *mountinfo.Info
+	for _, i := range infos {
+		if at == nil || len(i.Mountpoint) >= len(at.Mountpoint) {
+			at = i
+		}
+	}
+	if at == nil || !strings.Contains(at.Optional, "shared:") {
+		return nil
+	}
+	if at.Mountpoint != dir {
+		if err := unix.Mount(dir, dir, "", unix.MS_BIND, ""); err != nil {
+			return fmt.Errorf("bind state directory: %w", err)
+		}
+	}
+	if err := unix.Mount("", dir, "", unix.MS_PRIVATE, ""); err != nil {
+		return fmt.Errorf("make state directory private: %w", err)
+	}
+	return nil
+}

@@ -1,0 +1,97 @@
+package layer
+
+import (
+	"bytes"
+	"errors"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/containerd/errdefs"
+	"github.com/opencontainers/go-digest"
+	"golang.org/x/sys/unix"
+)
+
+func TestReadFilesSeesWhatOverlayfsShows(t *testing.T) {
+	s := open(t, Options{})
+	chain := []digest.Digest{
+		ingest(t, s, "etc/passwd", "low", "etc/group", "low", "opaque/a", "low", "dir/a", "low",
+			"was-dir/a", "low", "usr/etc/shadow", "low", "loop@", "loop", "file", "low"),
+		ingest(t, s, "etc/group", "mid", "etc/.wh.passwd", "", "opaque/.wh..wh..opq", "", "opaque/b", "mid",
+			".wh.dir", "", "was-dir", "mid", "link@", "/usr/etc", "rel@", "../../etc/group", "file/x", "mid"),
+		ingest(t, s, "dir/b", "top", "etc/passwd2@", "passwd", "was-dir/b", "top", "abs@", "/rel", "usr/etc/up@", "../../etc/group"),
+	}
+	names := []string{"/etc/passwd", "etc/group", "/etc/passwd2", "/opaque/a", "/opaque/b", "/dir/a", "/dir/b", "/was-dir/a",
+		"/was-dir/b", "/link/shadow", "/link/up", "/rel", "/abs", "/loop", "/etc", "/", "/nothing/x", "/file", "/file/x", "/rel/x",
+		"/" + strings.Repeat("n", 300)}
+	got, err := s.ReadFiles(t.Context(), chain, names...)
+	if err != nil {
+		t.Fatal(err)
+	}
+	m := overlay(t, s, chain)
+	for _, name := range names {
+		// The kernel resolves with the overlay as root, as for a container.
+		want, there := readInRoot(t, m, name)
+		content, ok := got[name]
+		if ok != there || !bytes.Equal(content, want) {
+			t.Errorf("%.40s: %q (%v), overlayfs has %q (%v)", name, content, ok, want, there)
+		}
+	}
+	if string(got["/link/up"]) != "mid" || string(got["/dir/b"]) != "top" {
+		t.Errorf("got %q", got)
+	}
+}
+
+func overlay(t *testing.T, s *Store, chain []digest.Digest) string {
+	t.Helper()
+	dirs, err := s.Mount(t.Context(), chain)
+	if err != nil {
+		t.Fatal(err)
+	}
+	lower := ""
+	for _, d := range dirs {
+		lower = ":" + d + lower
+	}
+	m := t.TempDir()
+	if err := unix.Mount("overlay", m, "overlay", 0, "lowerdir="+lower[1:]); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { unix.Unmount(m, unix.MNT_DETACH) })
+	return m
+}
+
+func readInRoot(t *testing.T, root, name string) ([]byte, bool) {
+	t.Helper()
+	dir, err := os.Open(root)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer dir.Close()
+	fd, err := unix.Openat2(int(dir.Fd()), filepath.Clean(name), &unix.OpenHow{Flags: unix.O_RDONLY, Resolve: unix.RESOLVE_IN_ROOT})
+	if err != nil {
+		return nil, false
+	}
+	f := os.NewFile(uintptr(fd), name)
+	defer f.Close()
+	var buf bytes.Buffer
+	if _, err := buf.ReadFrom(f); err != nil {
+		return nil, false // a directory
+	}
+	return buf.Bytes(), true
+}
+
+func TestReadFilesIsBounded(t *testing.T) {
+	s := open(t, Options{})
+	most := ingest(t, s, "etc/passwd", strings.Repeat("x", maxFile))
+	over := ingest(t, s, "etc/passwd", strings.Repeat("x", maxFile+1))
+	if got, err := s.ReadFiles(t.Context(), []digest.Digest{most}, "/etc/passwd"); err != nil || len(got["/etc/passwd"]) != maxFile {
+		t.Errorf("%d bytes, %v", len(got["/etc/passwd"]), err)
+	}
+	if _, err := s.ReadFiles(t.Context(), []digest.Digest{over}, "/etc/passwd"); !errors.Is(err, errdefs.ErrResourceExhausted) {
+		t.Errorf("error is %v", err)
+	}
+	if got, err := s.ReadFiles(t.Context(), nil, "/etc/passwd"); err != nil || len(got) != 0 {
+		t.Errorf("no layers: %v, %v", got, err)
+	}
+}
