@@ -83,8 +83,13 @@ func (d *Daemon) Dial() (*grpc.ClientConn, error) {
 		grpc.WithDefaultCallOptions(grpc.MaxCallRecvMsgSize(64<<20), grpc.MaxCallSendMsgSize(64<<20)))
 }
 
-// Pid is the daemon's process id.
-func (d *Daemon) Pid() int { return d.cmd.Process.Pid }
+// Pid is the daemon's process id, 0 if it does not run.
+func (d *Daemon) Pid() int {
+	if d.cmd == nil {
+		return 0
+	}
+	return d.cmd.Process.Pid
+}
 
 // Kill ends the daemon with SIGKILL and returns when it is gone. What it started runs
 // on.
@@ -146,4 +151,17 @@ func (d *Daemon) WarmUp(ctx context.Context) error {
 		}},
 	}})
 	return errors.Join(err, d.RemovePods(ctx))
+}
+
+// Ended waits for the daemon to end by itself and tells whether it did. Start may be
+// called after that.
+func (d *Daemon) Ended(within time.Duration) bool {
+	select {
+	case <-d.ended:
+		d.cmd = nil
+		d.log.Close()
+		return true
+	case <-time.After(within):
+		return false
+	}
 }
