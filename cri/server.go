@@ -12,6 +12,7 @@ import (
 
 	"github.com/cricket-cri/cricket/cri/event"
 	"github.com/cricket-cri/cricket/cri/ops"
+	"github.com/cricket-cri/cricket/cri/stat"
 	"github.com/cricket-cri/cricket/cri/store"
 	"github.com/cricket-cri/cricket/runtime/image"
 	"github.com/cricket-cri/cricket/sandbox"
@@ -25,6 +26,8 @@ type Images interface {
 	Get(ref string) (image.Image, error)
 	List() []image.Image
 	Remove(ctx context.Context, ref string) error
+	// Usage is what images occupy on the disk, layers included.
+	Usage() (image.Usage, error)
 }
 
 // Layers reads files of images (runtime/layer.Store).
@@ -32,8 +35,6 @@ type Layers interface {
 	// ReadFiles returns the named files as a container of the chain would see them;
 	// files that do not exist are left out.
 	ReadFiles(ctx context.Context, chain []digest.Digest, names ...string) (map[string][]byte, error)
-	// Usage is what the layers occupy on the disk.
-	Usage() (bytes, inodes uint64)
 }
 
 // Network tells whether pods can be networked.
@@ -61,6 +62,9 @@ type Options struct {
 	Layers  Layers
 	Network Network
 	Store   *store.Store
+
+	// Stats answers figures; nil takes a sampler with the default options.
+	Stats *stat.Sampler
 
 	// ImageDir is the directory that ImageFsInfo reports on.
 	ImageDir string
@@ -105,7 +109,10 @@ func New(o Options) (*Server, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &Server{
+	if o.Stats == nil {
+		o.Stats = stat.New(stat.Options{})
+	}
+	s := &Server{
 		host:   host,
 		opts:   o,
 		store:  o.Store,
@@ -115,7 +122,9 @@ func New(o Options) (*Server, error) {
 		events: event.NewBus(),
 		work:   newWork(),
 		log:    o.Log,
-	}, nil
+	}
+	s.work.start(func(ctx context.Context) { s.opts.Stats.Run(ctx, s.sampled) })
+	return s, nil
 }
 
 // SetStreams gives the server what Exec, Attach and PortForward answer from. It must be
@@ -128,10 +137,14 @@ func (s *Server) Register(g grpc.ServiceRegistrar) {
 	v1.RegisterImageServiceServer(g, s)
 }
 
+// EndEvents ends all event streams: they have no end of their own that a server could
+// wait for.
+func (s *Server) EndEvents() { s.events.Close() }
+
 // Close ends event streams and waits for operations and waiters; pods go on. ctx bounds
 // the wait for operations that are under way.
 func (s *Server) Close(ctx context.Context) error {
-	s.events.Close()
+	s.EndEvents()
 	err := s.ops.Drain(ctx)
 	s.work.stop()
 	return err

@@ -1,0 +1,63 @@
+package cri
+
+import (
+	"context"
+	"crypto/sha256"
+	"encoding/json"
+	"fmt"
+	"time"
+
+	"github.com/containerd/errdefs"
+	v1 "k8s.io/cri-api/pkg/apis/runtime/v1"
+
+	"github.com/cricket-cri/cricket/cri/ops"
+	"github.com/cricket-cri/cricket/runtime/image"
+)
+
+// pullBudget bounds a pull that goes on; one that stands still ends by the image
+// store's own deadline.
+const pullBudget = 12 * time.Hour
+
+// PullImage brings an image in and answers its id. A caller that gives up and asks
+// again joins the pull under way, if it has the same credentials.
+func (s *Server) PullImage(ctx context.Context, req *v1.PullImageRequest) (*v1.PullImageResponse, error) {
+	ref := req.GetImage().GetImage()
+	if ref == "" {
+		return nil, fmt.Errorf("image.image is empty: %w", errdefs.ErrInvalidArgument)
+	}
+	auth := pullAuth(req.GetAuth())
+	op := ops.Spec{Key: ops.Key{Kind: "pull image", Name: pullName(ref, auth)}, Budget: pullBudget}
+	img, err := ops.Do(ctx, s.ops, op, func(ctx context.Context) (image.Image, error) {
+		return s.opts.Images.Pull(ctx, ref, auth)
+	})
+	if err != nil {
+		return nil, fmt.Errorf("pull image %q: %w", ref, err)
+	}
+	return &v1.PullImageResponse{ImageRef: img.ID.String()}, nil
+}
+
+// pullAuth is nil for an anonymous pull.
+func pullAuth(a *v1.AuthConfig) *image.Auth {
+	auth := image.Auth{
+		Username:      a.GetUsername(),
+		Password:      a.GetPassword(),
+		Auth:          a.GetAuth(),
+		ServerAddress: a.GetServerAddress(),
+		IdentityToken: a.GetIdentityToken(),
+		RegistryToken: a.GetRegistryToken(),
+	}
+	if auth == (image.Auth{}) {
+		return nil
+	}
+	return &auth
+}
+
+// pullName tells pulls with different credentials apart and shows none of them.
+func pullName(ref string, auth *image.Auth) string {
+	if auth == nil {
+		return ref
+	}
+	text, _ := json.Marshal(auth) // strings always marshal
+	sum := sha256.Sum256(text)
+	return fmt.Sprintf("%s (credential %x)", ref, sum[:4])
+}

@@ -1,0 +1,90 @@
+package cri
+
+import (
+	"net/http"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/collectors"
+	"github.com/prometheus/client_golang/prometheus/promhttp"
+	"google.golang.org/grpc/codes"
+)
+
+// Metrics is what the daemon tells Prometheus of itself.
+type Metrics struct {
+	registry *prometheus.Registry
+	calls    *prometheus.HistogramVec
+}
+
+// NewMetrics makes the metrics of this daemon; version is shown by one of them.
+func NewMetrics(version string) *Metrics {
+	m := &Metrics{
+		registry: prometheus.NewRegistry(),
+		calls: prometheus.NewHistogramVec(prometheus.HistogramOpts{
+			Namespace: "cricket",
+			Name:      "call_duration_seconds",
+			Help:      "How long CRI calls took, by method and gRPC code.",
+			Buckets:   []float64{.001, .0025, .005, .01, .025, .05, .1, .25, .5, 1, 2.5, 10, 60},
+		}, []string{"method", "code"}),
+	}
+	m.registry.MustRegister(
+		m.calls,
+		collectors.NewGoCollector(),
+		collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}),
+		prometheus.NewGaugeFunc(prometheus.GaugeOpts{
+			Namespace:   "cricket",
+			Name:        "build_info",
+			Help:        "Always 1; the label tells the version.",
+			ConstLabels: prometheus.Labels{"version": version},
+		}, func() float64 { return 1 }),
+	)
+	return m
+}
+
+// Observe counts a call that has ended. It is what an Interceptor wants.
+func (m *Metrics) Observe(method string, took time.Duration, code codes.Code) {
+	m.calls.WithLabelValues(method, code.String()).Observe(took.Seconds())
+}
+
+// Watch adds the numbers of sandboxes and containers of s, by state. It may be called
+// once.
+func (m *Metrics) Watch(s *Server) { m.registry.MustRegister(inventory{s}) }
+
+// Handler serves the metrics.
+func (m *Metrics) Handler() http.Handler {
+	return promhttp.HandlerFor(m.registry, promhttp.HandlerOpts{})
+}
+
+// inventory counts what a server has when it is asked.
+type inventory struct{ s *Server }
+
+func (inventory) sandboxes() *prometheus.Desc {
+	return prometheus.NewDesc("cricket_sandboxes", "Pod sandboxes by state.", []string{"state"}, nil)
+}
+
+func (inventory) containers() *prometheus.Desc {
+	return prometheus.NewDesc("cricket_containers", "Containers by state.", []string{"state"}, nil)
+}
+
+// Describe implements prometheus.Collector.
+func (i inventory) Describe(ch chan<- *prometheus.Desc) {
+	ch <- i.sandboxes()
+	ch <- i.containers()
+}
+
+// Collect implements prometheus.Collector.
+func (i inventory) Collect(ch chan<- prometheus.Metric) {
+	sandboxes, containers := map[string]int{}, map[string]int{}
+	for _, r := range i.s.store.Sandboxes.List() {
+		sandboxes[r.State().String()]++
+	}
+	for _, r := range i.s.store.Containers.List() {
+		containers[r.State().String()]++
+	}
+	for state, n := range sandboxes {
+		ch <- prometheus.MustNewConstMetric(i.sandboxes(), prometheus.GaugeValue, float64(n), state)
+	}
+	for state, n := range containers {
+		ch <- prometheus.MustNewConstMetric(i.containers(), prometheus.GaugeValue, float64(n), state)
+	}
+}
