@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"io"
 	"regexp"
 	"strings"
@@ -167,6 +168,9 @@ func apparmorProfile(sc *v1.LinuxContainerSecurityContext, h hostFacts) (string,
 	case p.GetProfileType() == v1.SecurityProfile_RuntimeDefault:
 		if sc.GetPrivileged() {
 			return "", nil
+		}
+		if p != nil && h.AppArmorDefault == "" {
+			return "", fmt.Errorf("%s: no default AppArmor profile is loaded: %w", field, errdefs.ErrFailedPrecondition)
 		}
 		return h.AppArmorDefault, nil
 	}

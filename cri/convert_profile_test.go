@@ -158,6 +158,17 @@ func TestAppArmor(t *testing.T) {
 	}
 }
 
+func TestAppArmorWithoutDefault(t *testing.T) {
+	r := testRequest()
+	r.Host.AppArmor = true
+	if got := convert(t, r).ApparmorProfile; got != "" {
+		t.Errorf("got %q", got)
+	}
+	security(&r).Apparmor = &v1.SecurityProfile{}
+	_, err := convertContainer(r)
+	wantRefusal(t, err, errdefs.ErrFailedPrecondition, "config.linux.security_context.apparmor")
+}
+
 func TestSELinux(t *testing.T) {
 	r := testRequest()
 	r.ProcessLabel, r.MountLabel = "pod", "podmount"
