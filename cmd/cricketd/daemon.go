@@ -1,0 +1,171 @@
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"log/slog"
+	"maps"
+	"path/filepath"
+	"time"
+
+	"github.com/cricket-cri/cricket/cri"
+	"github.com/cricket-cri/cricket/cri/config"
+	"github.com/cricket-cri/cricket/cri/stat"
+	"github.com/cricket-cri/cricket/cri/store"
+	"github.com/cricket-cri/cricket/cri/stream"
+	"github.com/cricket-cri/cricket/runtime/image"
+	"github.com/cricket-cri/cricket/runtime/layer"
+	"github.com/cricket-cri/cricket/sandbox"
+	"github.com/cricket-cri/cricket/sandbox/cni"
+)
+
+// drainTime is how long operations may take to end after SIGTERM; those that do not are
+// picked up by the next daemon.
+const drainTime = 20 * time.Second
+
+// run is the daemon from its start to its end.
+func run(ctx context.Context, c config.Config, log *slog.Logger) error {
+	growDescriptors()
+	rootLock, err := lock(c.Root)
+	if err != nil {
+		return err
+	}
+	defer rootLock.Close()
+	if err := ensureTmpfs(c.State, monitorSocket(c.State), log); err != nil {
+		return err
+	}
+	stateLock, err := lock(c.State)
+	if err != nil {
+		return err
+	}
+	defer stateLock.Close()
+	background, cancel := context.WithCancel(context.Background())
+	defer cancel()
+	keep, err := newKeeper(background, c.State, log)
+	if err != nil {
+		return err
+	}
+	defer keep.wg.Wait()
+	defer cancel()
+	d, err := assemble(c, keep, log)
+	if err != nil {
+		return err
+	}
+	d.server.Recover(ctx)
+	err = d.serve(ctx, c)
+	return errors.Join(err, d.close())
+}
+
+// daemon is what serves.
+type daemon struct {
+	server  *cri.Server
+	streams *stream.Server
+	store   *store.Store
+	metrics *metrics
+	log     *slog.Logger
+}
+
+// assemble makes every part and connects it to the others.
+func assemble(c config.Config, keep *keeper, log *slog.Logger) (*daemon, error) {
+	boot, err := bootID()
+	if err != nil {
+		return nil, err
+	}
+	layers, err := layer.Open(layer.Options{
+		Root: filepath.Join(c.Root, "layers"), State: filepath.Join(c.State, "layers"), Log: log,
+	})
+	if err != nil {
+		return nil, fmt.Errorf("open layers: %w; see that --root is on a local disk that can be written", err)
+	}
+	images, err := image.Open(image.Options{
+		Root: filepath.Join(c.Root, "images"), HostsDir: c.Images.HostsDir, Layers: layers, Log: log,
+		Pinned: c.Images.Pinned, Parallel: c.Images.MaxConcurrentDownloads,
+		Stall: stall(c.Images.ProgressDeadline.Duration), UserAgent: "cricket/" + version,
+	})
+	if err != nil {
+		return nil, fmt.Errorf("open images: %w", err)
+	}
+	network, err := cni.Open(cni.Options{
+		ConfDir: c.Network.ConfDir, BinDirs: c.Network.BinDirs, Root: filepath.Join(c.Root, "cni"), Log: log,
+	})
+	if err != nil {
+		return nil, fmt.Errorf("open network: %w", err)
+	}
+	systemd := systemdCgroups(c.Cgroup.Driver)
+	drivers, def, err := makeDrivers(c, systemd, keep, layers, network, log)
+	if err != nil {
+		return nil, err
+	}
+	records, err := store.Open(store.Options{
+		Dir: filepath.Join(c.State, "records"), Journal: filepath.Join(c.Root, "journal"), Boot: boot, Log: log,
+	})
+	if err != nil {
+		return nil, fmt.Errorf("open records: %w; see that --root and --state can be written", err)
+	}
+	return connect(c, cri.Options{
+		Drivers: drivers, DefaultHandler: def, Images: images, Layers: layers, Network: network, Store: records,
+		Stats:    stat.New(stat.Options{MaxAge: c.Stats.MaxAge.Duration, DiskInterval: c.Stats.DiskInterval.Duration}),
+		ImageDir: filepath.Join(c.Root, "layers"), Version: version, Boot: boot, SystemdCgroup: systemd,
+		Info: func() map[string]string { return info(c) }, Log: log,
+	})
+}
+
+// stall is how long a pull may receive nothing: the configuration's 0 means for ever.
+func stall(deadline time.Duration) time.Duration {
+	if deadline == 0 {
+		return 10 * 365 * 24 * time.Hour
+	}
+	return deadline
+}
+
+func makeDrivers(c config.Config, systemd bool, keep *keeper, layers *layer.Store, network *cni.Network, log *slog.Logger) (map[string]sandbox.Driver, string, error) {
+	runtimes, def, err := findRuntimes(c, systemd, log)
+	if err != nil {
+		return nil, "", err
+	}
+	drivers := map[string]sandbox.Driver{}
+	for name, r := range maps.All(runtimes) {
+		drivers[name], err = sandbox.NewDriver(sandbox.Options{
+			Root: c.Root, State: c.State, Monitor: keep.client, Layers: layers, Network: network,
+			Runtime: r, SystemdCgroup: systemd, MaxLogLine: c.Containers.MaxLogLine, Log: log,
+		})
+		if err != nil {
+			return nil, "", fmt.Errorf("make driver of runtime handler %s: %w", name, err)
+		}
+	}
+	return drivers, def, nil
+}
+
+// connect makes the services and the streaming server, which need each other.
+func connect(c config.Config, o cri.Options) (*daemon, error) {
+	server, err := cri.New(o)
+	if err != nil {
+		return nil, err
+	}
+	streams, err := stream.New(stream.Options{
+		Address: c.Stream.Address, IdleTimeout: c.Stream.IdleTimeout.Duration,
+		CreationTimeout: c.Stream.CreationTimeout.Duration, Log: o.Log,
+	}, server.StreamTargets())
+	if err != nil {
+		return nil, fmt.Errorf("%w; choose another --stream-address", err)
+	}
+	server.SetStreams(streams)
+	return &daemon{server: server, streams: streams, store: o.Store, metrics: newMetrics(), log: o.Log}, nil
+}
+
+// info is what a verbose Status shows of the daemon.
+func info(c config.Config) map[string]string {
+	text, err := json.Marshal(c)
+	if err != nil {
+		return nil
+	}
+	return map[string]string{"config": string(text)}
+}
+
+func (d *daemon) close() error {
+	ctx, cancel := context.WithTimeout(context.Background(), drainTime)
+	defer cancel()
+	return errors.Join(d.streams.Close(ctx), d.server.Close(ctx), d.store.Close())
+}
