@@ -8,12 +8,23 @@ import (
 	"net"
 	"net/http"
 	"net/url"
+	"regexp"
 	"syscall"
 
 	"github.com/containerd/containerd/v2/core/remotes/docker"
 	remote "github.com/containerd/containerd/v2/core/remotes/errors"
 	"github.com/containerd/errdefs"
 )
+
+// queries finds the query of every URL in a text.
+var queries = regexp.MustCompile(`(https?://[^\s"?]*)\?[^\s":]*`)
+
+// redacted is an error whose text shows no queries: registries redirect to URLs whose
+// signature opens the blob to everybody, and errors end up in events.
+type redacted struct{ error }
+
+func (r redacted) Error() string { return queries.ReplaceAllString(r.error.Error(), "$1") }
+func (r redacted) Unwrap() error { return r.error }
 
 // classify gives an error of a pull its kind. Errors that have one keep it, as does the
 // end of the caller's context.

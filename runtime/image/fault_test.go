@@ -243,6 +243,27 @@ func TestSlowDiskIsNoStall(t *testing.T) {
 	k.mustPull(t, h.host+"/app:v1")
 }
 
+func TestErrorsHideSignedURLs(t *testing.T) {
+	h, store, k := newHub(t), newHub(t), newKit(t, nil)
+	l := gzipped("one")
+	h.push("app", "v1", nil, l)
+	h.misbehave(func(w http.ResponseWriter, r *http.Request) bool {
+		if isBlob(r, l) {
+			http.Redirect(w, r, store.URL+"/bucket?signature=secret", http.StatusTemporaryRedirect)
+		}
+		return isBlob(r, l)
+	})
+	store.misbehave(func(w http.ResponseWriter, _ *http.Request) bool { w.WriteHeader(http.StatusForbidden); return true })
+	_, err := k.Pull(t.Context(), h.host+"/app:v1", nil)
+	if !errdefs.IsPermissionDenied(err) || strings.Contains(err.Error(), "secret") || !strings.Contains(err.Error(), "/bucket") {
+		t.Errorf("error = %v, want it without the signature", err)
+	}
+	store.Close()
+	if _, err = k.Pull(t.Context(), h.host+"/app:v1", nil); err == nil || strings.Contains(err.Error(), "secret") {
+		t.Errorf("error = %v, want it without the signature", err)
+	}
+}
+
 func TestUnreachableRegistry(t *testing.T) {
 	h, k := newHub(t), newKit(t, nil)
 	h.Close()

@@ -14,6 +14,7 @@ import (
 	"github.com/google/go-containerregistry/pkg/registry"
 	"github.com/google/go-containerregistry/pkg/v1/random"
 	"github.com/google/go-containerregistry/pkg/v1/remote"
+	"golang.org/x/sys/unix"
 
 	"github.com/cricket-cri/cricket/runtime/image"
 	"github.com/cricket-cri/cricket/runtime/layer"
@@ -36,6 +37,7 @@ func TestPullIntoLayerStore(t *testing.T) {
 		t.Fatal(err)
 	}
 	root, state := t.TempDir(), t.TempDir()
+	t.Cleanup(func() { _ = unix.Unmount(state, unix.MNT_DETACH) }) // bound where mounts are shared
 	layers, err := layer.Open(layer.Options{Root: filepath.Join(root, "layers"), State: state})
 	if err != nil {
 		t.Fatal(err)

@@ -68,7 +68,7 @@ func (s *Store) pull(ctx context.Context, n name, auth *Auth) (Image, error) {
 		if cause := context.Cause(ctx); errdefs.IsUnavailable(cause) { // stalled
 			err = fmt.Errorf("%w (%v)", cause, err)
 		}
-		return Image{}, classify(err)
+		return Image{}, redacted{classify(err)}
 	}
 	s.holds.unpin(p.source.image.RootFS.DiffIDs)
 	return p.image, nil
