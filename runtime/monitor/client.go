@@ -20,6 +20,8 @@ import (
 // call, is errdefs.ErrUnavailable. All methods are safe for concurrent use.
 type Client struct {
 	dial func(context.Context) (net.Conn, error)
+	// onInput is told before a client brings input to a container.
+	onInput func(id string)
 }
 
 // NewClient returns a client that reaches its monitor through dial.
@@ -109,6 +111,9 @@ func (c *Client) Exec(ctx context.Context, id string, r ExecRequest, s runtime.S
 // Attach connects streams to init until it exits, ctx ends or, where there is only
 // standard input, that reached its end.
 func (c *Client) Attach(ctx context.Context, id string, s runtime.Streams) error {
+	if s.Stdin != nil && c.onInput != nil {
+		c.onInput(id)
+	}
 	r := attachRequest{Stdin: s.Stdin != nil, Stdout: s.Stdout != nil, Stderr: s.Stderr != nil}
 	return c.stream(ctx, "attach", id, r, s, nil)
 }

@@ -7,8 +7,6 @@ import (
 	"path/filepath"
 	"strconv"
 	"time"
-
-	"golang.org/x/sys/unix"
 )
 
 // consoleSocket receives the master of a pseudo-terminal from an OCI runtime.
@@ -46,46 +44,13 @@ func (c *consoleSocket) accept() (*os.File, error) {
 	}
 	defer conn.Close()
 	conn.SetDeadline(time.Now().Add(consoleTime))
-	files, _, err := receiveFiles(conn, make([]byte, 4096))
+	fds, _, err := receiveFDs(conn, make([]byte, 4096))
 	if err != nil {
 		return nil, fmt.Errorf("receive terminal: %w", err)
 	}
-	if len(files) != 1 {
-		closeFiles(files)
-		return nil, fmt.Errorf("receive terminal: got %d descriptors, want one", len(files))
+	if len(fds) != 1 {
+		closeFDs(fds)
+		return nil, fmt.Errorf("receive terminal: got %d descriptors, want one", len(fds))
 	}
-	return files[0], nil
-}
-
-// receiveFiles reads one message with the descriptors that come with it. They are
-// non-blocking.
-func receiveFiles(conn *net.UnixConn, buf []byte) ([]*os.File, int, error) {
-	control := make([]byte, unix.CmsgSpace(16*4))
-	n, oobn, _, _, err := conn.ReadMsgUnix(buf, control)
-	if err != nil {
-		return nil, 0, err
-	}
-	messages, err := unix.ParseSocketControlMessage(control[:oobn])
-	if err != nil {
-		return nil, n, err
-	}
-	var files []*os.File
-	for _, m := range messages {
-		fds, err := unix.ParseUnixRights(&m)
-		if err != nil {
-			continue
-		}
-		for _, fd := range fds {
-			unix.CloseOnExec(fd)
-			unix.SetNonblock(fd, true)
-			files = append(files, os.NewFile(uintptr(fd), "received"))
-		}
-	}
-	return files, n, nil
-}
-
-func closeFiles(files []*os.File) {
-	for _, f := range files {
-		f.Close()
-	}
+	return os.NewFile(uintptr(fds[0]), "terminal"), nil
 }

@@ -105,13 +105,14 @@ func (n *creation) openStreams(context.Context) (err error) {
 			return err
 		}
 	}
-	if err := n.c.openOutputs(); err != nil {
-		return err
-	}
 	for i, name := range []string{stdoutFIFO, stderrFIFO} {
 		if err := n.replace(i+1, name, unix.O_RDWR); err != nil {
 			return err
 		}
+	}
+	// Only now: a FIFO that nobody can write to looks as if its output had ended.
+	if err := n.c.openOutputs(); err != nil {
+		return err
 	}
 	if n.req.Stdin {
 		return n.openStdin(uid, gid)

@@ -47,6 +47,10 @@ func (s *Server) dispatch(ctx context.Context, conn net.Conn, req request) (any,
 		return nil, c.log.Reopen()
 	case "update":
 		return with(req, func(r specs.LinuxResources) (any, error) { return nil, c.update(ctx, &r) })
+	case "keep":
+		return c.keep(conn)
+	case "adopt":
+		return with(req, func(r adoptRequest) (any, error) { return nil, c.adopt(conn, r) })
 	case "exec":
 		return with(req, func(r ExecRequest) (any, error) { return c.exec(ctx, conn, r) })
 	case "attach":

@@ -29,6 +29,10 @@ func main() {
 		fmt.Print(os.Args[2])
 		fmt.Fprint(os.Stderr, os.Args[3])
 		os.Exit(arg(4))
+	case "later": // ms, text, exit code
+		time.Sleep(time.Duration(arg(2)) * time.Millisecond)
+		fmt.Print(os.Args[3])
+		os.Exit(arg(4))
 	case "sleep":
 		signal.Ignore(syscall.SIGHUP)
 		time.Sleep(time.Duration(arg(2)) * time.Millisecond)
