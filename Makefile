@@ -12,7 +12,7 @@ SOCKET := /run/cricket/cricket.sock
 UNIT := ./cri/... ./sandbox/... ./runtime/... ./cmd/... ./hack/... ./test/layout/... ./test/critest/... ./test/harness/... ./test/images/...
 
 .DEFAULT_GOAL := help
-.PHONY: help setup build run test test-unit test-integration test-critest test-long race lint bench clean $(wildcard cmd/*)
+.PHONY: help setup build run test test-unit test-integration test-critest test-long shell race lint bench clean $(wildcard cmd/*)
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-18s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -51,6 +51,10 @@ test-integration: ## integration suite against a private cricketd
 
 test-critest: ## CRI's conformance suite against a private cricketd
 	@go run ./test/critest --cricketd bin/cricketd
+
+shell: build ## a shell beside a private cricketd, with crictl and the test images
+	@hack/setup test
+	@go run ./test/critest --cricketd bin/cricketd --shell bash
 
 test-long: build ## what takes longer: critest three times, and against containerd on the same images
 	@hack/setup test

@@ -4,6 +4,7 @@
 //	go run ./test/critest --cricketd bin/cricketd
 //	go run ./test/critest --runtime containerd     # shows that the images are honest
 //	go run ./test/critest --focus 'Networking'     # a few specs, while developing
+//	go run ./test/critest --shell bash             # no suite: a shell in the node
 //
 // Before and after the suite it lists the node's mounts, processes, links, cgroups,
 // leases and firewall rules; what the runtime left behind is a failure too. The last
@@ -38,7 +39,7 @@ const (
 
 type options struct {
 	runtime, cricketd, handler string
-	focus, skip                string
+	focus, skip, shell         string
 	cache, reports             string
 	repeat                     int
 	arguments                  []string // for the daemon
@@ -76,6 +77,7 @@ func parse() options {
 	flag.StringVar(&o.handler, "handler", "", "runtime handler of every pod")
 	flag.StringVar(&o.focus, "focus", "", "run only specs that match this expression")
 	flag.StringVar(&o.skip, "skip", "", "leave out specs that match this expression")
+	flag.StringVar(&o.shell, "shell", "", "run this shell command beside the runtime instead of the suite")
 	flag.StringVar(&o.cache, "cache", ".cache", "directory that keeps what was built")
 	flag.StringVar(&o.reports, "reports", ".cache/reports", "directory for the suite's output, report and the daemon's log")
 	flag.IntVar(&o.repeat, "repeat", 1, "whole runs in a row, with one daemon")
@@ -107,7 +109,11 @@ func prepare(o options) error {
 	if err != nil {
 		return err
 	}
-	env := map[string]string{critestEnv: critest, imagesEnv: set.Dir()}
+	crictl, err := b.Build(ctx, tools.Crictl())
+	if err != nil {
+		return err
+	}
+	env := map[string]string{critestEnv: critest, imagesEnv: set.Dir(), "PATH": filepath.Dir(crictl) + ":" + os.Getenv("PATH")}
 	if o.runtime == "containerd" {
 		if env[runtimeEnv], env[runcEnv], err = containerd(ctx, b); err != nil {
 			return err

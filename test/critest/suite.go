@@ -54,6 +54,9 @@ func inside(ctx context.Context, o options) (int, error) {
 		return 1, err
 	}
 	defer d.Kill()
+	if o.shell != "" {
+		return shell(ctx, o.shell, paths)
+	}
 	total, err := runs(ctx, o, d)
 	if err != nil || total.failed > 0 {
 		showTail(paths.Log)
@@ -162,4 +165,18 @@ func showTail(path string) {
 	}
 	lines := bytes.Split(bytes.TrimSpace(data), []byte("\n"))
 	fmt.Printf("the end of %s:\n%s\n", path, bytes.Join(lines[max(0, len(lines)-tailLines):], []byte("\n")))
+}
+
+// shell runs a command in the node, with crictl on the PATH and pointed at the runtime.
+func shell(ctx context.Context, command string, p harness.Paths) (int, error) {
+	endpoint := "unix://" + p.Socket
+	c := exec.CommandContext(ctx, "sh", "-c", command)
+	c.Env = append(os.Environ(), "CONTAINER_RUNTIME_ENDPOINT="+endpoint, "IMAGE_SERVICE_ENDPOINT="+endpoint)
+	c.Stdin, c.Stdout, c.Stderr = os.Stdin, os.Stdout, os.Stderr
+	err := c.Run()
+	var exit *exec.ExitError
+	if errors.As(err, &exit) {
+		return exit.ExitCode(), nil
+	}
+	return 0, err
 }

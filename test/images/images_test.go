@@ -4,6 +4,7 @@ import (
 	"archive/tar"
 	"errors"
 	"io"
+	"net/http"
 	"net/http/httptest"
 	"path/filepath"
 	"slices"
@@ -150,7 +151,7 @@ func TestRegistry(t *testing.T) {
 	}
 	kinds := []string{}
 	for _, r := range registry.Requests()[before:] {
-		if r.Name == "added" && r.Method == "GET" {
+		if r.Name == "added" && r.Method == http.MethodGet {
 			kinds = append(kinds, r.Kind)
 		}
 	}

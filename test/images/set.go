@@ -22,7 +22,7 @@ import (
 // The sources of everything that an image is made of: their hash is the key under
 // which a result is kept.
 //
-//go:embed *.go program/*.go
+//go:embed busybox.go catalog.go rootfs.go set.go program/*.go
 var sources embed.FS
 
 // refName is the annotation of an OCI image layout that holds an image's name.
@@ -45,7 +45,7 @@ type Set struct {
 // needs a Go tool chain, a C compiler, make and dpkg-dev, and the network only when it
 // builds.
 func Build(ctx context.Context, o Options) (*Set, error) {
-	key, err := hashSources("*.go", "program/*.go")
+	key, err := hashSources("*.go", "program/*.go") // all that is embedded
 	if err != nil {
 		return nil, err
 	}

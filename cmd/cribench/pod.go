@@ -1,0 +1,140 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"os"
+	"path/filepath"
+
+	cri "k8s.io/cri-api/pkg/apis/runtime/v1"
+)
+
+// leavesOnTerm is a first process that ends at once on SIGTERM. The kernel drops signals
+// that a first process has no handler for, and the grace period would be measured.
+const leavesOnTerm = "trap 'exit 0' TERM; while :; do sleep 1000 & wait; done"
+
+// The masked and read-only paths that the kubelet sends.
+var (
+	maskedPaths   = []string{"/proc/asound", "/proc/acpi", "/proc/interrupts", "/proc/kcore", "/proc/keys", "/proc/latency_stats", "/proc/timer_list", "/proc/timer_stats", "/proc/sched_debug", "/proc/scsi", "/sys/firmware", "/sys/devices/virtual/powercap"}
+	readonlyPaths = []string{"/proc/bus", "/proc/fs", "/proc/irq", "/proc/sys", "/proc/sysrq-trigger"}
+)
+
+// pod is one pod with one container.
+type pod struct {
+	b         *bench
+	config    *cri.PodSandboxConfig
+	container *cri.ContainerConfig
+	id        string // of the sandbox while it exists
+	ctr       string
+}
+
+func (b *bench) newPod() *pod {
+	name := fmt.Sprintf("cribench-%d-%d", os.Getpid(), b.serial.Add(1))
+	network := cri.NamespaceMode_POD
+	if b.o.hostNet {
+		network = cri.NamespaceMode_NODE
+	}
+	ns := &cri.NamespaceOption{Network: network, Pid: cri.NamespaceMode_CONTAINER}
+	return &pod{
+		b: b,
+		config: &cri.PodSandboxConfig{
+			Metadata:     &cri.PodSandboxMetadata{Name: name, Namespace: "cribench", Uid: name},
+			Hostname:     name,
+			LogDirectory: filepath.Join(b.logs, name),
+			DnsConfig:    &cri.DNSConfig{Servers: []string{"10.96.0.10"}, Searches: []string{"svc.cluster.local"}, Options: []string{"ndots:5"}},
+			Linux: &cri.LinuxPodSandboxConfig{
+				SecurityContext: &cri.LinuxSandboxSecurityContext{NamespaceOptions: ns},
+			},
+		},
+		container: &cri.ContainerConfig{
+			Metadata: &cri.ContainerMetadata{Name: "main"},
+			Image:    &cri.ImageSpec{Image: b.o.image},
+			Command:  []string{"sh", "-c", leavesOnTerm},
+			LogPath:  "main/0.log",
+			Linux: &cri.LinuxContainerConfig{
+				Resources: &cri.LinuxContainerResources{CpuShares: 102, MemoryLimitInBytes: 256 << 20},
+				SecurityContext: &cri.LinuxContainerSecurityContext{
+					NamespaceOptions: ns, MaskedPaths: maskedPaths, ReadonlyPaths: readonlyPaths,
+				},
+			},
+		},
+	}
+}
+
+// start brings the pod up; the time of all calls together is the pod's start.
+func (p *pod) start(ctx context.Context, prefix string, counts bool) error {
+	// The kubelet makes the directories of logs.
+	if err := os.MkdirAll(filepath.Join(p.config.LogDirectory, "main"), 0o755); err != nil {
+		return err
+	}
+	return p.b.timed(prefix+"pod start", counts, func() error {
+		return p.calls(prefix, counts, []call{
+			{"RunPodSandbox", func() error {
+				r, err := p.b.runtime.RunPodSandbox(ctx, &cri.RunPodSandboxRequest{Config: p.config, RuntimeHandler: p.b.o.handler})
+				p.id = r.GetPodSandboxId()
+				return err
+			}},
+			{"CreateContainer", func() error {
+				r, err := p.b.runtime.CreateContainer(ctx, &cri.CreateContainerRequest{PodSandboxId: p.id, Config: p.container, SandboxConfig: p.config})
+				p.ctr = r.GetContainerId()
+				return err
+			}},
+			{"StartContainer", func() error {
+				_, err := p.b.runtime.StartContainer(ctx, &cri.StartContainerRequest{ContainerId: p.ctr})
+				return err
+			}},
+		})
+	})
+}
+
+func (p *pod) exec(ctx context.Context, prefix string, counts bool) error {
+	return p.calls(prefix, counts, []call{{"ExecSync", func() error {
+		r, err := p.b.runtime.ExecSync(ctx, &cri.ExecSyncRequest{ContainerId: p.ctr, Cmd: []string{"true"}, Timeout: 30})
+		if err == nil && r.GetExitCode() != 0 {
+			return fmt.Errorf("exit code %d: %s", r.GetExitCode(), r.GetStderr())
+		}
+		return err
+	}}})
+}
+
+// stop takes the pod down; the time of all calls together is the pod's stop.
+func (p *pod) stop(ctx context.Context, prefix string, counts bool) error {
+	return p.b.timed(prefix+"pod stop", counts, func() error {
+		return p.calls(prefix, counts, []call{
+			{"StopContainer", func() error {
+				_, err := p.b.runtime.StopContainer(ctx, &cri.StopContainerRequest{ContainerId: p.ctr, Timeout: 30})
+				return err
+			}},
+			{"RemoveContainer", func() error {
+				_, err := p.b.runtime.RemoveContainer(ctx, &cri.RemoveContainerRequest{ContainerId: p.ctr})
+				return err
+			}},
+			{"StopPodSandbox", func() error {
+				_, err := p.b.runtime.StopPodSandbox(ctx, &cri.StopPodSandboxRequest{PodSandboxId: p.id})
+				return err
+			}},
+			{"RemovePodSandbox", func() error {
+				_, err := p.b.runtime.RemovePodSandbox(ctx, &cri.RemovePodSandboxRequest{PodSandboxId: p.id})
+				if err == nil {
+					p.id = ""
+				}
+				return err
+			}},
+		})
+	})
+}
+
+type call struct {
+	name string
+	do   func() error
+}
+
+// calls makes and times calls one after the other.
+func (p *pod) calls(prefix string, counts bool, calls []call) error {
+	for _, c := range calls {
+		if err := p.b.timed(prefix+c.name, counts, c.do); err != nil {
+			return err
+		}
+	}
+	return nil
+}
