@@ -168,7 +168,7 @@ func TestContainersForReal(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			h := newRealHost(t)
-			c := h.config("5a01")
+			c := h.config(podID)
 			change(&c)
 			s := create(t, h, c)
 			config := shell("c01", "echo started; echo $GREETING; exec sleep 100")
@@ -210,8 +210,10 @@ func TestContainersForReal(t *testing.T) {
 			if err != nil || exit.Code != 137 {
 				t.Errorf("exit: %+v %v", exit, err)
 			}
-			if log, _ := os.ReadFile(config.LogPath); !strings.Contains(string(log), "stdout F hello") {
-				t.Errorf("log: %q", log)
+			if log, err := os.ReadFile(config.LogPath); !strings.Contains(string(log), "stdout F hello") {
+				time.Sleep(time.Second)
+				later, _ := os.ReadFile(config.LogPath)
+				t.Errorf("log: %q, %v; a second later: %q", log, err, later)
 			}
 			if err := live.Remove(context.Background()); err != nil {
 				t.Fatal(err)
@@ -227,7 +229,7 @@ func TestContainersOfAPodShare(t *testing.T) {
 	for name, userNS := range map[string]*sandbox.IDMappings{"plain": nil, "user namespace": mappings()} {
 		t.Run(name, func(t *testing.T) {
 			h := newRealHost(t)
-			c := h.config("5a01")
+			c := h.config(podID)
 			c.PID, c.UserNS = runtime.NamespacePod, userNS
 			s := create(t, h, c)
 			first := shell("c01", "echo shared > /dev/shm/x; exec sleep 111")
@@ -266,7 +268,7 @@ func TestContainersOfAPodShare(t *testing.T) {
 
 func TestContainerThatCannotStartLeavesNothing(t *testing.T) {
 	h := newRealHost(t)
-	s := create(t, h, h.config("5a01"))
+	s := create(t, h, h.config(podID))
 	config := shell("c01", "")
 	config.Args = []string{"/no/such/program"}
 	live, err := s.NewContainer(context.Background(), config)
@@ -279,7 +281,7 @@ func TestContainerThatCannotStartLeavesNothing(t *testing.T) {
 	if err == nil || !strings.Contains(err.Error(), "/no/such/program") {
 		t.Errorf("got %v", err)
 	}
-	names, _ := os.ReadDir(filepath.Join(h.options.State, "sandboxes", "5a01", "containers"))
+	names, _ := os.ReadDir(filepath.Join(h.options.State, "sandboxes", podID, "containers"))
 	if len(names) > 0 {
 		t.Errorf("names are still claimed: %v", names)
 	}
@@ -287,7 +289,7 @@ func TestContainerThatCannotStartLeavesNothing(t *testing.T) {
 
 func TestStopWithContainersInEveryPhase(t *testing.T) {
 	h := newRealHost(t)
-	c := h.config("5a01")
+	c := h.config(podID)
 	c.PID = runtime.NamespacePod
 	s := create(t, h, c)
 	for _, id := range []string{"c01", "c02", "c03"} {

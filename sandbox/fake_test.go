@@ -3,6 +3,7 @@ package sandbox_test
 import (
 	"context"
 	"errors"
+	"fmt"
 	"net/netip"
 	"os"
 	"os/exec"
@@ -221,8 +222,8 @@ func (h *host) expectNothing(t *testing.T) {
 			t.Errorf("%s: %v %v", dir, entries, err)
 		}
 	}
-	for _, cgroup := range []string{h.parent, "/cricket"} {
-		if dirs, _ := filepath.Glob("/sys/fs/cgroup/*" + cgroup); len(dirs) > 0 && cgroup == h.parent {
+	for _, cgroup := range []string{h.parent, "/cricket/" + podID} {
+		if dirs, _ := filepath.Glob("/sys/fs/cgroup/*" + cgroup); len(dirs) > 0 {
 			t.Errorf("cgroups are left: %v", dirs)
 		}
 	}
@@ -238,3 +239,6 @@ func (h *host) expectNothing(t *testing.T) {
 }
 
 var errBroken = errors.New("broken on purpose")
+
+// podID differs between test processes, which share the machine's cgroups.
+var podID = fmt.Sprintf("5a%x", os.Getpid())

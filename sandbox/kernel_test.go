@@ -61,7 +61,7 @@ func TestLifeOfSandboxes(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			h := newHost(t)
-			c := h.config("5a01")
+			c := h.config(podID)
 			change(&c)
 			s := create(t, h, c)
 			status := s.Status()
@@ -92,10 +92,10 @@ func TestLifeOfSandboxes(t *testing.T) {
 
 func TestFilesOfAUserNamespacePod(t *testing.T) {
 	h := newHost(t)
-	c := h.config("5a01")
+	c := h.config(podID)
 	c.UserNS = mappings()
 	create(t, h, c)
-	dir := filepath.Join(h.options.State, "sandboxes", "5a01")
+	dir := filepath.Join(h.options.State, "sandboxes", podID)
 	content, _ := os.ReadFile(filepath.Join(dir, "resolv.conf"))
 	if string(content) != "search a b\nnameserver 10.0.0.1\noptions ndots:5\n" {
 		t.Errorf("resolv.conf: %q", content)
@@ -116,7 +116,7 @@ func TestFilesOfAUserNamespacePod(t *testing.T) {
 	if len(h.monitor.held) != 0 {
 		t.Error("a process is kept although nothing needs it")
 	}
-	out, err := exec.Command("nsenter", "--uts="+filepath.Join(h.options.State, "ns", "5a01", "uts"), "hostname").Output()
+	out, err := exec.Command("nsenter", "--uts="+filepath.Join(h.options.State, "ns", podID, "uts"), "hostname").Output()
 	if err != nil || strings.TrimSpace(string(out)) != "the-pod" {
 		t.Errorf("host name %q, %v", out, err)
 	}
@@ -125,7 +125,7 @@ func TestFilesOfAUserNamespacePod(t *testing.T) {
 func TestCreateThatFailsLeavesNothing(t *testing.T) {
 	h := newHost(t)
 	h.network.fail = errBroken
-	c := h.config("5a01")
+	c := h.config(podID)
 	c.PID = runtime.NamespacePod
 	if _, err := h.Create(context.Background(), c); !errors.Is(err, errBroken) || !strings.Contains(err.Error(), "connect network") {
 		t.Errorf("got %v", err)
@@ -145,7 +145,7 @@ func TestCreateRefuses(t *testing.T) {
 		"PID namespace mode":  func(c *sandbox.Config) { c.PID = runtime.NamespaceTarget },
 		"user namespace with": func(c *sandbox.Config) { c.UserNS = &sandbox.IDMappings{} },
 	} {
-		c := h.config("5a01")
+		c := h.config(podID)
 		change(&c)
 		if _, err := h.Create(context.Background(), c); !errdefs.IsInvalidArgument(err) || !strings.Contains(err.Error(), want) {
 			t.Errorf("want an error that names %q, got %v", want, err)
@@ -155,10 +155,10 @@ func TestCreateRefuses(t *testing.T) {
 
 func TestSandboxIsDoneWhenItsInitDies(t *testing.T) {
 	h := newHost(t)
-	c := h.config("5a01")
+	c := h.config(podID)
 	c.PID = runtime.NamespacePod
 	s := create(t, h, c)
-	if err := h.monitor.held["5a01"].Process.Kill(); err != nil {
+	if err := h.monitor.held[podID].Process.Kill(); err != nil {
 		t.Fatal(err)
 	}
 	select {
@@ -173,7 +173,7 @@ func TestSandboxIsDoneWhenItsInitDies(t *testing.T) {
 
 func TestAttachAfterARestart(t *testing.T) {
 	h := newHost(t)
-	c := h.config("5a01")
+	c := h.config(podID)
 	c.PID = runtime.NamespacePod
 	first := create(t, h, c)
 	h.restart(t)
@@ -184,11 +184,11 @@ func TestAttachAfterARestart(t *testing.T) {
 	if got := s.Status(); !got.Ready || len(got.IPs) != 1 || got.NetNS == "" {
 		t.Errorf("status: %+v", got)
 	}
-	if ids, err := h.List(context.Background()); err != nil || !slices.Equal(ids, []string{"5a01"}) {
+	if ids, err := h.List(context.Background()); err != nil || !slices.Equal(ids, []string{podID}) {
 		t.Errorf("list: %v %v", ids, err)
 	}
 	// A reboot takes the namespaces away.
-	if err := netns.Dir(filepath.Join(h.options.State, "ns", "5a01")).Unpin(); err != nil {
+	if err := netns.Dir(filepath.Join(h.options.State, "ns", podID)).Unpin(); err != nil {
 		t.Fatal(err)
 	}
 	gone, err := h.Attach(context.Background(), first.Record())
@@ -205,18 +205,18 @@ func TestAttachAfterARestart(t *testing.T) {
 
 func TestSweepOfWhatAKillLeft(t *testing.T) {
 	h := newHost(t)
-	c := h.config("5a01")
+	c := h.config(podID)
 	s := create(t, h, c)
 	if _, err := s.NewContainer(context.Background(), containerConfig("c01")); err != nil {
 		t.Fatal(err)
 	}
 	// As if the machine had been started anew with half of the state.
-	if err := os.Remove(filepath.Join(h.options.State, "sandboxes", "5a01", "state.json")); err != nil {
+	if err := os.Remove(filepath.Join(h.options.State, "sandboxes", podID, "state.json")); err != nil {
 		t.Fatal(err)
 	}
 	h.restart(t)
 	for range 2 {
-		if err := h.Sweep(context.Background(), "5a01"); err != nil {
+		if err := h.Sweep(context.Background(), podID); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -229,7 +229,7 @@ func TestSweepOfWhatAKillLeft(t *testing.T) {
 
 func TestDialEntersTheNetwork(t *testing.T) {
 	h := newHost(t)
-	s := create(t, h, h.config("5a01"))
+	s := create(t, h, h.config(podID))
 	for _, address := range []string{"127.0.0.1:8080", "[::1]:8081"} {
 		var l net.Listener
 		err := netns.Do(s.Status().NetNS, func() (err error) {
@@ -270,7 +270,7 @@ func containerConfig(id string) runtime.Config {
 
 func TestNewContainerWritesABundle(t *testing.T) {
 	h := newHost(t)
-	c := h.config("5a01")
+	c := h.config(podID)
 	c.UserNS = mappings()
 	s := create(t, h, c)
 	source := filepath.Join(t.TempDir(), "missing", "dir")
@@ -335,7 +335,7 @@ func TestNewContainerWritesABundle(t *testing.T) {
 
 func TestNewContainerThatFailsLeavesNothing(t *testing.T) {
 	h := newHost(t)
-	s := create(t, h, h.config("5a01"))
+	s := create(t, h, h.config(podID))
 	h.monitor.fail = errBroken
 	if _, err := s.NewContainer(context.Background(), containerConfig("c01")); !errors.Is(err, errBroken) {
 		t.Errorf("got %v", err)
@@ -357,7 +357,7 @@ func TestNewContainerThatFailsLeavesNothing(t *testing.T) {
 	if _, err := s.NewContainer(context.Background(), shared); !errdefs.IsFailedPrecondition(err) || !strings.Contains(err.Error(), "not a shared mount") {
 		t.Errorf("got %v", err)
 	}
-	names, _ := os.ReadDir(filepath.Join(h.options.State, "sandboxes", "5a01", "containers"))
+	names, _ := os.ReadDir(filepath.Join(h.options.State, "sandboxes", podID, "containers"))
 	if len(names) > 0 {
 		t.Errorf("names are still claimed: %v", names)
 	}
@@ -365,7 +365,7 @@ func TestNewContainerThatFailsLeavesNothing(t *testing.T) {
 
 func TestRemoveTakesImmutableFiles(t *testing.T) {
 	h := newHost(t)
-	s := create(t, h, h.config("5a01"))
+	s := create(t, h, h.config(podID))
 	live, err := s.NewContainer(context.Background(), containerConfig("c01"))
 	if err != nil {
 		t.Fatal(err)
@@ -384,7 +384,7 @@ func TestRemoveTakesImmutableFiles(t *testing.T) {
 
 func TestStatOfASandbox(t *testing.T) {
 	h := newHost(t)
-	s := create(t, h, h.config("5a01"))
+	s := create(t, h, h.config(podID))
 	var stat sandbox.Stat
 	if err := s.Stat(context.Background(), &stat); err != nil || stat.Memory.Usage == nil || stat.Pids == nil {
 		t.Errorf("%+v %v", stat, err)
