@@ -34,19 +34,20 @@ func (p *pod) container(id string) *container { return &container{id: id, pod: p
 
 func (c *container) monitor() Monitor { return c.pod.driver.opts.Monitor }
 
-// Container re-adopts a container after a restart of the daemon.
-func (p *pod) Container(ctx context.Context, id string) (runtime.Container, error) {
+// Container re-adopts a container after a restart of the daemon, also one that is only
+// half made or that a reboot has left a writable layer of: Remove cleans up after both.
+func (p *pod) Container(_ context.Context, id string) (runtime.Container, error) {
 	if id == "" || id != cleanName(id) {
 		return nil, fmt.Errorf("find container %q: %w", id, errdefs.ErrInvalidArgument)
 	}
-	if _, err := os.Lstat(p.dir(containersDir, id)); err != nil {
-		return nil, fmt.Errorf("find container: %w: %w", errdefs.ErrNotFound, err)
+	if _, err := os.Lstat(p.dir(containersDir, id)); err == nil {
+		return p.container(id), nil
 	}
-	c := p.container(id)
-	if _, err := c.State(ctx); err != nil {
-		return nil, err
+	owner, err := os.ReadFile(filepath.Join(p.driver.layerDir(id), ownerFile))
+	if err != nil || string(owner) != p.id() {
+		return nil, fmt.Errorf("find container: %w", errdefs.ErrNotFound)
 	}
-	return c, nil
+	return p.container(id), nil
 }
 
 func (c *container) State(ctx context.Context) (runtime.State, error) {

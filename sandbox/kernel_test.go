@@ -390,3 +390,31 @@ func TestStatOfASandbox(t *testing.T) {
 		t.Errorf("%+v %v", stat, err)
 	}
 }
+
+func TestContainerThatAKillLeftHalfMade(t *testing.T) {
+	h := newHost(t)
+	s := create(t, h, h.config(podID))
+	state := filepath.Join(h.options.State, "sandboxes", podID, "containers")
+	// Killed after the name was claimed, and after a reboot that left the layer alone.
+	if err := os.WriteFile(filepath.Join(state, "c01"), nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := s.NewContainer(context.Background(), containerConfig("c02")); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Remove(filepath.Join(state, "c02")); err != nil {
+		t.Fatal(err)
+	}
+	for _, id := range []string{"c01", "c02"} {
+		live, err := s.Container(context.Background(), id)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := live.Remove(context.Background()); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := s.Container(context.Background(), id); !errdefs.IsNotFound(err) {
+			t.Errorf("%s: %v", id, err)
+		}
+	}
+}
