@@ -12,6 +12,8 @@ import (
 
 	"github.com/containerd/errdefs"
 	"github.com/moby/sys/mountinfo"
+	"github.com/opencontainers/selinux/go-selinux/label"
+	"golang.org/x/sys/unix"
 
 	"github.com/cricket-cri/cricket/runtime"
 )
@@ -32,6 +34,11 @@ func (c *creation) prepareMounts() error {
 		m.Source = source
 		if err := checkPropagation(source, m.Propagation); err != nil {
 			return err
+		}
+		if m.SELinuxRelabel && c.config.MountLabel != "" {
+			if err := label.Relabel(source, c.config.MountLabel, false); err != nil && !errors.Is(err, unix.ENOTSUP) {
+				return fmt.Errorf("relabel mount source %q: %w", source, err)
+			}
 		}
 	}
 	c.config.Mounts = mounts

@@ -122,6 +122,28 @@ func hostID(mappings []specs.LinuxIDMapping) int {
 	return 0
 }
 
+// limits are those of the pod as a whole: its containers' and its overhead together,
+// where both are limited.
+func (c *Config) limits() *runtime.Resources {
+	if c.Resources == nil || c.Overhead == nil {
+		return c.Resources
+	}
+	sum := *c.Resources
+	if sum.CPUShares > 0 {
+		sum.CPUShares += c.Overhead.CPUShares
+	}
+	if sum.CPUQuota > 0 && sum.CPUPeriod == c.Overhead.CPUPeriod {
+		sum.CPUQuota += c.Overhead.CPUQuota
+	}
+	if sum.MemoryLimit > 0 {
+		sum.MemoryLimit += c.Overhead.MemoryLimit
+	}
+	if sum.MemorySwapLimit > 0 {
+		sum.MemorySwapLimit += c.Overhead.MemoryLimit
+	}
+	return &sum
+}
+
 // Record is what Attach needs to find the sandbox again.
 func (p *pod) Record() Record {
 	data, err := json.Marshal(p.state)
@@ -207,7 +229,9 @@ func (p *pod) Update(_ context.Context, r *runtime.Resources) error {
 // Stat fills s with the figures of the pod's cgroup and interfaces.
 func (p *pod) Stat(_ context.Context, s *Stat) error {
 	if path := p.cgroupPath(); path != "/" {
-		if err := p.driver.cgroup.Stat(path, &s.Stat); err != nil {
+		err := p.driver.cgroup.Stat(path, &s.Stat)
+		// systemd makes the slice with the first container.
+		if err != nil && !(errdefs.IsNotFound(err) && p.driver.opts.SystemdCgroup) {
 			return err
 		}
 	}

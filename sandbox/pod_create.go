@@ -1,10 +1,12 @@
 package sandbox
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
 	"os"
+	"os/exec"
 	"slices"
 
 	"github.com/containerd/errdefs"
@@ -31,8 +33,8 @@ func (k *Kernel) Create(ctx context.Context, c Config) (Sandbox, error) {
 		},
 		flow.Step{
 			Name: "make cgroup",
-			Do:   func(context.Context) error { return p.makeCgroup() },
-			Undo: func(context.Context) error { return p.removeCgroup() },
+			Do:   p.makeCgroup,
+			Undo: p.removeCgroup,
 		},
 		flow.Step{
 			Name: "make namespaces",
@@ -111,7 +113,7 @@ func (p *pod) makeDir() error {
 
 // makeCgroup makes the pod's cgroup if nobody else has. Slices are systemd's to make,
 // which it does with the first container.
-func (p *pod) makeCgroup() error {
+func (p *pod) makeCgroup(ctx context.Context) error {
 	path := p.cgroupPath()
 	if p.driver.opts.SystemdCgroup || path == "/" {
 		return nil
@@ -124,26 +126,38 @@ func (p *pod) makeCgroup() error {
 	// Written at once, because nothing else tells a cgroup of ours from another's.
 	err = p.writeState()
 	if err == nil && p.state.Config.CgroupParent == "" {
-		err = p.driver.cgroup.Update(path, p.state.Config.Resources)
+		err = p.driver.cgroup.Update(path, p.state.Config.limits())
 	}
 	if err != nil {
-		return errors.Join(err, p.removeCgroup())
+		return errors.Join(err, p.removeCgroup(context.WithoutCancel(ctx)))
 	}
 	return nil
 }
 
 // removeCgroup removes what makeCgroup made; it is idempotent.
-func (p *pod) removeCgroup() error {
-	if p.driver.opts.SystemdCgroup {
-		return nil
-	}
-	if p.state.Config.CgroupParent == "" {
+func (p *pod) removeCgroup(ctx context.Context) error {
+	own := p.state.Config.CgroupParent == ""
+	switch {
+	case own && p.driver.opts.SystemdCgroup:
+		return p.stopSlice(ctx)
+	case own:
 		return p.driver.cgroup.Remove(p.cgroupPath(), ownTop(p.cgroupPath()))
+	case p.state.CgroupTop != "":
+		p.driver.cgroup.Prune(p.cgroupPath(), p.state.CgroupTop)
 	}
-	if p.state.CgroupTop == "" {
+	return nil
+}
+
+// stopSlice takes the pod's own slice away, which systemd made for the first container
+// and keeps. Pods of a kubelet lie in slices of the kubelet's.
+func (p *pod) stopSlice(ctx context.Context) error {
+	if !p.driver.cgroup.Exists(p.cgroupPath()) {
 		return nil
 	}
-	p.driver.cgroup.Prune(p.cgroupPath(), p.state.CgroupTop)
+	out, err := exec.CommandContext(ctx, "systemctl", "stop", p.parent()).CombinedOutput()
+	if err != nil && p.driver.cgroup.Exists(p.cgroupPath()) {
+		return fmt.Errorf("stop slice: %w: %s", err, bytes.TrimSpace(out))
+	}
 	return nil
 }
 

@@ -103,7 +103,7 @@ func (p *pod) Remove(ctx context.Context) error {
 	return flow.Run(ctx, "remove sandbox",
 		flow.Step{Name: "remove containers", Do: p.removeContainers},
 		flow.Step{Name: "unmount shared memory", Do: func(context.Context) error { return p.unmountShm() }},
-		flow.Step{Name: "remove cgroup", Do: func(context.Context) error { return p.removeCgroup() }},
+		flow.Step{Name: "remove cgroup", Do: p.removeCgroup},
 		// The directory goes last: as long as it is there, Sweep knows of the sandbox.
 		flow.Step{Name: "remove directory", Do: func(context.Context) error { return removeAll(p.dir()) }},
 	)
