@@ -46,7 +46,7 @@ func TestMain(m *testing.M) {
 
 // node is a monitor process with its directories.
 type node struct {
-	t       *testing.T
+	t       testing.TB
 	dir     string
 	client  *Client
 	process *exec.Cmd
@@ -55,7 +55,7 @@ type node struct {
 
 var nodes atomic.Int64
 
-func newNode(t *testing.T, rt oci.Runtime) *node {
+func newNode(t testing.TB, rt oci.Runtime) *node {
 	t.Helper()
 	dir := t.TempDir()
 	n := &node{t: t, dir: dir, rt: rt}
