@@ -153,8 +153,9 @@ type inflated struct {
 	left int64
 }
 
-func (i *inflated) Read(p []byte) (int, error) {
-	n, err := i.from.Read(p)
+func (i *inflated) Read(p []byte) (n int, err error) {
+	defer recovered(&err)
+	n, err = i.from.Read(p)
 	i.left -= int64(n)
 	if i.left < 0 {
 		return 0, fmt.Errorf("inflate layer: %w: larger than the limit", errdefs.ErrResourceExhausted)

@@ -104,3 +104,11 @@ func transient(err error) bool {
 	}
 	return false
 }
+
+// recovered turns a panic into an error. Those who read what registries send run in
+// goroutines of their own, where nobody else would catch it.
+func recovered(err *error) {
+	if r := recover(); r != nil {
+		*err = fmt.Errorf("%w: panic: %v", errdefs.ErrInternal, r)
+	}
+}

@@ -216,6 +216,20 @@ func TestFullDisk(t *testing.T) {
 	k.wantEmpty(t)
 }
 
+func TestPanicIsAnError(t *testing.T) {
+	h, k := newHub(t), newKit(t, nil)
+	k.layers.ingest = func() error { panic("hostile layer") }
+	h.push("app", "v1", nil, gzipped("one"))
+	if _, err := k.Pull(t.Context(), h.host+"/app:v1", nil); !errdefs.IsInternal(err) {
+		t.Errorf("error = %v, want internal", err)
+	}
+	k.wantEmpty(t)
+	in := inflated{from: nil, left: 1}
+	if _, err := in.Read(make([]byte, 1)); !errdefs.IsInternal(err) {
+		t.Errorf("error = %v, want internal", err)
+	}
+}
+
 func TestStalledPullFails(t *testing.T) {
 	h, k := newHub(t), newKit(t, func(o *Options) { o.Stall = 100 * time.Millisecond })
 	l := gzipped(noise(1 << 20))

@@ -66,7 +66,7 @@ func (s *Store) pull(ctx context.Context, n name, auth *Auth) (Image, error) {
 	)
 	if err != nil {
 		if cause := context.Cause(ctx); errdefs.IsUnavailable(cause) { // stalled
-			err = fmt.Errorf("%w (%v)", cause, err)
+			err = fmt.Errorf("%w (%s)", cause, err.Error()) // not wrapped: nobody cancelled
 		}
 		return Image{}, redacted{classify(err)}
 	}
@@ -154,7 +154,8 @@ func (p *pull) missing() bool {
 }
 
 // layer brings in one layer in one pass: fetched, checked, inflated, kept.
-func (p *pull) layer(ctx context.Context, id digest.Digest, desc ocispec.Descriptor) error {
+func (p *pull) layer(ctx context.Context, id digest.Digest, desc ocispec.Descriptor) (err error) {
+	defer recovered(&err)
 	give, err := p.store.holds.take(ctx, id)
 	if err != nil {
 		return err
