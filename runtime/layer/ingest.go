@@ -3,6 +3,7 @@ package layer
 import (
 	"context"
 	"encoding/hex"
+	"errors"
 	"fmt"
 	"io"
 	"os"
@@ -59,6 +60,9 @@ func (s *Store) write(ctx context.Context, f *os.File, id digest.Digest, tar io.
 	copy(o.UUID[:], raw)
 	res, err := erofs.Write(ctx, &writeback{f: f}, r, o)
 	r.stop()
+	if errors.Is(err, unix.ENOSPC) || errors.Is(err, unix.EDQUOT) {
+		return fmt.Errorf("write layer: %w: %w", errdefs.ErrResourceExhausted, err)
+	}
 	if err != nil {
 		return fmt.Errorf("write layer: %w", err)
 	}

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"math/rand"
+	"os"
 	"testing"
 
 	"github.com/opencontainers/go-digest"
@@ -14,9 +15,17 @@ import (
 	"github.com/cricket-cri/cricket/runtime/layer/erofs"
 )
 
-// benchLayer is a tar of about 100 MB in 2000 files of 1 KB to 100 KB.
+// benchLayer is a tar of about 100 MB in 2000 files of 1 KB to 100 KB, or the file that
+// CRICKET_BENCH_TAR names.
 func benchLayer(b *testing.B) []byte {
 	b.Helper()
+	if file := os.Getenv("CRICKET_BENCH_TAR"); file != "" {
+		in, err := os.ReadFile(file)
+		if err != nil {
+			b.Fatal(err)
+		}
+		return in
+	}
 	r := rand.New(rand.NewSource(1))
 	var buf bytes.Buffer
 	w := tar.NewWriter(&buf)

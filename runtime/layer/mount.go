@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io/fs"
 	"os"
+	"slices"
 	"strings"
 
 	"github.com/containerd/errdefs"
@@ -18,18 +19,37 @@ import (
 // of a bind mount, which have flags of their own.
 const mountFlags = unix.MS_RDONLY | unix.MS_NODEV | unix.MS_NOSUID
 
-// Mount returns a directory for every layer of the chain, in the chain's order: lowest
-// first. The layers stay mounted until Remove, over restarts of the process, too. A
-// layer that is not there is errdefs.ErrNotFound.
+// Mount returns the directories to stack for a chain of layers, in its order: lowest
+// first. That is one for every layer, except that
+//
+//   - a layer which occurs more than once is listed at its highest place only. That
+//     shows the same tree, and overlayfs refuses to stack a directory twice;
+//   - layers below one whose root is opaque are left out, since overlayfs does not look
+//     for that mark on roots.
+//
+// The layers stay mounted until Remove, over restarts of the process, too. A layer that
+// is not there is errdefs.ErrNotFound.
 func (s *Store) Mount(ctx context.Context, chain []digest.Digest) (dirs []string, err error) {
-	for _, id := range chain {
+	for i, id := range chain {
 		dir, err := s.mountOne(ctx, id)
 		if err != nil {
 			return nil, err
 		}
+		if slices.Contains(chain[i+1:], id) {
+			continue
+		}
+		if isOpaque(dir) {
+			dirs = nil
+		}
 		dirs = append(dirs, dir)
 	}
 	return dirs, nil
+}
+
+func isOpaque(dir string) bool {
+	var mark [1]byte
+	n, err := unix.Lgetxattr(dir, opaque, mark[:])
+	return err == nil && n == 1 && mark[0] == 'y'
 }
 
 func (s *Store) mountOne(ctx context.Context, id digest.Digest) (string, error) {
@@ -62,6 +82,9 @@ func (s *Store) mountOne(ctx context.Context, id digest.Digest) (string, error) 
 func (s *Store) mountBlob(blob, dir string) error {
 	if s.forceLoop {
 		return mountLoop(blob, dir)
+	}
+	if s.directIO && unix.Mount(blob, dir, "erofs", mountFlags, "directio") == nil {
+		return nil
 	}
 	err := unix.Mount(blob, dir, "erofs", mountFlags, "")
 	switch {

@@ -3,6 +3,7 @@ package layer
 import (
 	"bytes"
 	"errors"
+	"fmt"
 	"os"
 	"path/filepath"
 	"strings"
@@ -40,6 +41,40 @@ func TestReadFilesSeesWhatOverlayfsShows(t *testing.T) {
 	}
 	if string(got["/link/up"]) != "mid" || string(got["/dir/b"]) != "top" {
 		t.Errorf("got %q", got)
+	}
+}
+
+func TestMountListsWhatOverlayfsCanStack(t *testing.T) {
+	s := open(t, Options{})
+	low := ingest(t, s, "a", "low", "b", "low")
+	empty := ingest(t, s)
+	mid := ingest(t, s, ".wh.a", "", "b", "mid")
+	hide := ingest(t, s, ".wh..wh..opq", "", "c", "hide")
+	for _, tc := range []struct {
+		chain []digest.Digest
+		dirs  int
+		files string // contents of a, b and c
+	}{
+		{[]digest.Digest{empty, low, empty, mid, empty}, 3, " mid "},
+		{[]digest.Digest{low, mid, low}, 2, "low low "},
+		{[]digest.Digest{low, hide}, 1, "  hide"},
+		{[]digest.Digest{low, hide, mid}, 2, " mid hide"},
+		{[]digest.Digest{hide, low, hide, mid}, 2, " mid hide"},
+	} {
+		dirs, err := s.Mount(t.Context(), tc.chain)
+		if err != nil || len(dirs) != tc.dirs {
+			t.Errorf("%v: %v, %v, want %d directories", tc.chain, dirs, err, tc.dirs)
+		}
+		got, err := s.ReadFiles(t.Context(), tc.chain, "a", "b", "c")
+		if err != nil {
+			t.Fatal(err)
+		}
+		if f := fmt.Sprintf("%s %s %s", got["a"], got["b"], got["c"]); f != tc.files {
+			t.Errorf("%v shows %q, want %q", tc.chain, f, tc.files)
+		}
+		if tc.dirs > 1 { // a single directory needs no overlay
+			overlay(t, s, tc.chain)
+		}
 	}
 }
 

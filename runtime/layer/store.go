@@ -35,6 +35,11 @@ type Options struct {
 	Log *slog.Logger
 	// ForceLoop mounts through loop devices as on kernels before 6.12.
 	ForceLoop bool
+	// DirectIO keeps the blobs themselves out of the page cache, which holds what was
+	// read of a mount anyhow: half the memory, but the first reads after a pull come
+	// from the disk. It is ignored where the kernel does not know it (before 6.15) or
+	// the file system of Root has no direct I/O.
+	DirectIO bool
 	// Limits on what a layer may hold; zero fields take the defaults.
 	Limits erofs.Limits
 }
@@ -45,6 +50,7 @@ type Store struct {
 	root, state string
 	log         *slog.Logger
 	forceLoop   bool
+	directIO    bool
 	limits      erofs.Limits
 	locks       locks // one per layer
 }
@@ -58,7 +64,7 @@ const (
 // ingests left, blobs that a power loss has torn, and mounts whose blob is gone. Whole
 // blobs that are mounted stay so.
 func Open(o Options) (*Store, error) {
-	s := &Store{log: o.Log, forceLoop: o.ForceLoop, limits: o.Limits}
+	s := &Store{log: o.Log, forceLoop: o.ForceLoop, directIO: o.DirectIO, limits: o.Limits}
 	if s.log == nil {
 		s.log = slog.New(slog.DiscardHandler)
 	}

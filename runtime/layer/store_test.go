@@ -12,6 +12,7 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"testing/iotest"
 
 	"github.com/containerd/errdefs"
 	"github.com/moby/sys/mountinfo"
@@ -94,7 +95,7 @@ func TestIngestMountRemove(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		if got, _ := os.ReadFile(dirs[1] + "/a"); string(got) != "1" || dirs[0] != dirs[2] {
+		if got, _ := os.ReadFile(dirs[0] + "/a"); string(got) != "1" || len(dirs) != 2 {
 			t.Errorf("loop %v: a holds %q, dirs %v", loop, got, dirs)
 		}
 		if m := mountsBelow(t, s.state); len(m) != 2 {
@@ -104,7 +105,7 @@ func TestIngestMountRemove(t *testing.T) {
 		if err := unix.Stat(dirs[0], &st); err != nil || (unix.Major(st.Dev) == 7) != loop {
 			t.Errorf("loop %v: device %x, %v", loop, st.Dev, err)
 		}
-		if err := os.WriteFile(dirs[0]+"/b", nil, 0o644); !errors.Is(err, unix.EROFS) {
+		if err := os.WriteFile(dirs[1]+"/b", nil, 0o644); !errors.Is(err, unix.EROFS) {
 			t.Errorf("loop %v: write: %v", loop, err)
 		}
 		for range 2 {
@@ -218,7 +219,7 @@ func (f failing) Read(p []byte) (int, error) {
 
 func TestFailedIngestLeavesNothing(t *testing.T) {
 	s := open(t, Options{})
-	id, b := makeLayer(t, "a", strings.Repeat("1", 100000))
+	id, b := makeLayer(t, "a", strings.Repeat("1", 100000), "b", "2")
 	other := digest.FromString("other")
 	ctx, cancel := context.WithCancel(t.Context())
 	cancel()
@@ -227,15 +228,18 @@ func TestFailedIngestLeavesNothing(t *testing.T) {
 		r    io.Reader
 		kind error
 	}{
-		"wrong digest": {other, bytes.NewReader(b), errdefs.ErrInvalidArgument},
-		"cut":          {id, bytes.NewReader(b[:50000]), errdefs.ErrInvalidArgument},
-		"padding lost": {id, bytes.NewReader(b[:len(b)-512]), errdefs.ErrInvalidArgument},
-		"stream fails": {id, failing{bytes.NewReader(b[:50000]), ctx}, context.Canceled},
-		"no digest":    {"sha256:zz", bytes.NewReader(b), errdefs.ErrInvalidArgument},
-		"path as id":   {"../../x", bytes.NewReader(b), errdefs.ErrInvalidArgument},
+		"wrong digest":  {other, bytes.NewReader(b), errdefs.ErrInvalidArgument},
+		"cut":           {id, bytes.NewReader(b[:50000]), errdefs.ErrInvalidArgument},
+		"padding lost":  {id, bytes.NewReader(b[:len(b)-512]), errdefs.ErrInvalidArgument},
+		"stream breaks": {id, io.MultiReader(bytes.NewReader(b[:50000]), iotest.ErrReader(io.ErrUnexpectedEOF)), io.ErrUnexpectedEOF},
+		"stream fails":  {id, failing{bytes.NewReader(b[:50000]), ctx}, context.Canceled},
+		"no digest":     {"sha256:zz", bytes.NewReader(b), errdefs.ErrInvalidArgument},
+		"path as id":    {"../../x", bytes.NewReader(b), errdefs.ErrInvalidArgument},
 	} {
 		if err := s.Ingest(t.Context(), tc.id, tc.r); !errors.Is(err, tc.kind) {
 			t.Errorf("%s: error is %v, want %v", name, err, tc.kind)
+		} else if name == "stream breaks" && errdefs.IsInvalidArgument(err) {
+			t.Errorf("%s: %v blames the tar", name, err)
 		}
 		if e, _ := os.ReadDir(s.root); len(e) != 0 {
 			t.Errorf("%s: left %v", name, e)
@@ -278,6 +282,18 @@ func TestFollowersOutliveACancelledLeader(t *testing.T) {
 type signal struct{ c chan struct{} }
 
 func (s signal) Read([]byte) (int, error) { close(s.c); return 0, io.EOF }
+
+func TestDirectIO(t *testing.T) {
+	s := open(t, Options{Root: t.TempDir(), State: t.TempDir(), DirectIO: true})
+	id := ingest(t, s, "a", strings.Repeat("1", 100000))
+	dirs, err := s.Mount(t.Context(), []digest.Digest{id})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if b, err := os.ReadFile(dirs[0] + "/a"); err != nil || len(b) != 100000 {
+		t.Errorf("read %d bytes, %v", len(b), err)
+	}
+}
 
 func TestUsageCountsRealBlocks(t *testing.T) {
 	s := open(t, Options{})

@@ -72,7 +72,7 @@ func (o *output) readFrom(ctx context.Context, r io.Reader, size int64, budget f
 		}
 		n, err := io.ReadFull(r, room)
 		if err != nil {
-			return fmt.Errorf("read file's data: %w", readError(err))
+			return &dataError{err}
 		}
 		if err := budget(n); err != nil {
 			return err
@@ -82,6 +82,11 @@ func (o *output) readFrom(ctx context.Context, r io.Reader, size int64, budget f
 	}
 	return o.align()
 }
+
+// dataError is a failure to read a file's data.
+type dataError struct{ err error }
+
+func (e *dataError) Error() string { return "read file's data: " + e.err.Error() }
 
 // align fills up with zeros to the next block.
 func (o *output) align() error {

@@ -98,26 +98,29 @@ type writer struct {
 	dropped int
 }
 
-// counter counts what was read of the tar.
+// counter counts what was read of the tar, and remembers how the stream failed.
 type counter struct {
-	r io.Reader
-	n int64
+	r   io.Reader
+	n   int64
+	err error
 }
 
 func (c *counter) Read(p []byte) (int, error) {
 	n, err := c.r.Read(p)
 	c.n += int64(n)
+	if err != nil && err != io.EOF {
+		c.err = err
+	}
 	return n, err
 }
 
-// readError gives the errors that archive/tar itself finds a kind, and passes on those
-// of the stream below it.
-func readError(err error) error {
-	if errors.Is(err, tar.ErrHeader) || errors.Is(err, tar.ErrFieldTooLong) ||
-		errors.Is(err, io.ErrUnexpectedEOF) || errors.Is(err, io.EOF) {
-		return fmt.Errorf("%w: %w", errdefs.ErrInvalidArgument, err)
+// readError tells a stream that failed, which may do better another time, from a tar
+// that is malformed.
+func (w *writer) readError(err error) error {
+	if w.in.err != nil {
+		return w.in.err
 	}
-	return err
+	return fmt.Errorf("%w: %w", errdefs.ErrInvalidArgument, err)
 }
 
 func (w *writer) readTar(ctx context.Context) error {
@@ -131,7 +134,7 @@ func (w *writer) readTar(ctx context.Context) error {
 			break
 		}
 		if err != nil {
-			return fmt.Errorf("read tar: %w", readError(err))
+			return fmt.Errorf("read tar: %w", w.readError(err))
 		}
 		if err := w.entry(ctx, h, tr); err != nil {
 			return fmt.Errorf("entry %.200q: %w", h.Name, err)
@@ -139,7 +142,7 @@ func (w *writer) readTar(ctx context.Context) error {
 	}
 	// What follows the end mark is padding, and part of the digest.
 	if _, err := io.Copy(io.Discard, w.in); err != nil {
-		return fmt.Errorf("read tar: %w", readError(err))
+		return fmt.Errorf("read tar: %w", w.readError(err))
 	}
 	return nil
 }
@@ -192,7 +195,11 @@ func (w *writer) entry(ctx context.Context, h *tar.Header, data io.Reader) error
 		if n.block, err = w.out.block(); err != nil {
 			return err
 		}
-		if err := w.out.readFrom(ctx, data, h.Size, w.budget); err != nil {
+		err := w.out.readFrom(ctx, data, h.Size, w.budget)
+		if bad, ok := errors.AsType[*dataError](err); ok {
+			return fmt.Errorf("read data: %w", w.readError(bad.err))
+		}
+		if err != nil {
 			return err
 		}
 	}
