@@ -1,0 +1,175 @@
+package cri
+
+import (
+	"os"
+	"path/filepath"
+	"testing"
+	"time"
+
+	v1 "k8s.io/cri-api/pkg/apis/runtime/v1"
+
+	"github.com/cricket-cri/cricket/cri/store"
+	"github.com/cricket-cri/cricket/runtime"
+)
+
+func TestReconcile(t *testing.T) {
+	for _, tt := range []struct {
+		name   string
+		facts  []fact
+		traces []string
+		want   []action
+	}{
+		{"nothing", nil, nil, nil},
+		{"settled", []fact{{kind: kindSandbox, id: "a", live: true}, {kind: kindContainer, id: "c", live: true}}, []string{"a"}, nil},
+		{"after a start", []fact{{kind: kindContainer, id: "c"}, {kind: kindSandbox, id: "a", handler: "h"}}, []string{"a"},
+			[]action{{adopt, kindSandbox, "a", "h"}, {adopt, kindContainer, "c", ""}}},
+		{"intents", []fact{{kind: kindSandbox, id: "a", handler: "h", pending: true}, {kind: kindContainer, id: "c", pending: true, live: true}}, []string{"a"},
+			[]action{{undo, kindSandbox, "a", "h"}, {undo, kindContainer, "c", ""}}},
+		{"under way", []fact{{kind: kindSandbox, id: "a", pending: true, busy: true}, {kind: kindContainer, id: "c", busy: true}}, []string{"a"}, nil},
+		{"broken stays", []fact{{kind: kindSandbox, id: "a", broken: true}}, []string{"a"}, nil},
+		{"traces without a record", []fact{{kind: kindContainer, id: "b", live: true}}, []string{"b"}, []action{{sweep, kindSandbox, "b", "h"}}},
+	} {
+		got := reconcile(tt.facts, map[string][]string{"h": tt.traces})
+		if len(got) != len(tt.want) {
+			t.Errorf("%s: %v, want %v", tt.name, got, tt.want)
+			continue
+		}
+		for i := range got {
+			if got[i] != tt.want[i] {
+				t.Errorf("%s: %v, want %v", tt.name, got, tt.want)
+			}
+		}
+	}
+}
+
+func TestRestartAdopts(t *testing.T) {
+	m := newMachine(t)
+	pod := m.runPod(t, "p")
+	created, running, left := m.createContainer(t, pod, "created"), m.createContainer(t, pod, "running"), m.createContainer(t, pod, "left")
+	m.startContainer(t, running)
+	m.startContainer(t, left)
+	m.end(t)
+	at := time.Now().Add(-time.Hour)
+	m.container(pod, left).exit(runtime.Exit{Code: 7, At: at})
+	m.begin(t)
+	if st := m.awaitExited(t, left); st.GetExitCode() != 7 || st.GetFinishedAt() != at.UnixNano() {
+		t.Errorf("exit while nobody looked: %v", st)
+	}
+	if st := m.status(t, running).GetState(); st != v1.ContainerState_CONTAINER_RUNNING {
+		t.Errorf("running: %v", st)
+	}
+	if st := m.status(t, created).GetState(); st != v1.ContainerState_CONTAINER_CREATED {
+		t.Errorf("created: %v", st)
+	}
+	m.container(pod, running).exit(runtime.Exit{Code: 5, At: time.Now()})
+	if st := m.awaitExited(t, running); st.GetExitCode() != 5 {
+		t.Errorf("exit after restart: %v", st)
+	}
+	m.startContainer(t, created)
+	if _, err := m.server.RemovePodSandbox(t.Context(), &v1.RemovePodSandboxRequest{PodSandboxId: pod}); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// TestRestartAfterUnrecordedStart: the daemon ended between the start of a container
+// and its record.
+func TestRestartAfterUnrecordedStart(t *testing.T) {
+	m := newMachine(t)
+	pod := m.runPod(t, "p")
+	id := m.createContainer(t, pod, "c")
+	m.end(t)
+	if err := m.container(pod, id).Start(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	m.begin(t)
+	if st := m.status(t, id); st.GetState() != v1.ContainerState_CONTAINER_RUNNING || st.GetStartedAt() == 0 {
+		t.Errorf("status: %v", st)
+	}
+}
+
+func TestRestartUndoesIntents(t *testing.T) {
+	m := newMachine(t)
+	pod := m.runPod(t, "p")
+	rec, err := m.store.Sandboxes.Get(pod)
+	if err != nil {
+		t.Fatal(err)
+	}
+	id := m.createContainer(t, pod, "c")
+	if _, err := m.store.Containers.Update(id, func(c *store.Container) { c.MadeAt = time.Time{} }); err != nil {
+		t.Fatal(err)
+	}
+	half := &store.Sandbox{ID: "feed", Boot: m.boot, Handler: "fake", Config: podConfig("half"), CreatedAt: rec.CreatedAt}
+	if err := m.store.Sandboxes.Add(half); err != nil {
+		t.Fatal(err)
+	}
+	m.hull.pods["feed"] = &fakePod{hull: m.hull, id: "feed"}
+	m.hull.pods["stray"] = &fakePod{hull: m.hull, id: "stray"}
+	m.restart(t)
+	if len(m.hull.pods) != 1 || len(m.store.Sandboxes.List()) != 1 || len(m.store.Containers.List()) != 0 || m.container(pod, id) != nil {
+		t.Errorf("left: pods %v", m.hull.pods)
+	}
+}
+
+func TestReboot(t *testing.T) {
+	m := newMachine(t)
+	pod := m.runPod(t, "p")
+	done, running := m.createContainer(t, pod, "done"), m.createContainer(t, pod, "running")
+	m.startContainer(t, done)
+	m.startContainer(t, running)
+	m.container(pod, done).exit(runtime.Exit{Code: 4, At: time.Now()})
+	m.awaitExited(t, done)
+	m.end(t)
+	if err := os.RemoveAll(filepath.Join(m.dir, "state")); err != nil {
+		t.Fatal(err)
+	}
+	m.hull.pods, m.boot = map[string]*fakePod{}, "boot-2"
+	m.begin(t)
+	st, err := m.server.PodSandboxStatus(t.Context(), &v1.PodSandboxStatusRequest{PodSandboxId: pod})
+	if err != nil || st.GetStatus().GetState() != v1.PodSandboxState_SANDBOX_NOTREADY || len(st.GetContainersStatuses()) != 2 {
+		t.Fatalf("sandbox of the last boot: %v %v", st, err)
+	}
+	if c := m.status(t, done); c.GetExitCode() != 4 || c.GetState() != v1.ContainerState_CONTAINER_EXITED {
+		t.Errorf("done: %v", c)
+	}
+	if c := m.status(t, running); c.GetExitCode() != -1 || c.GetReason() != "Unknown" || c.GetState() != v1.ContainerState_CONTAINER_EXITED {
+		t.Errorf("running: %v", c)
+	}
+	if _, err := m.server.RemovePodSandbox(t.Context(), &v1.RemovePodSandboxRequest{PodSandboxId: pod}); err != nil {
+		t.Fatal(err)
+	}
+	m.restart(t)
+	if n := len(m.server.listSandboxes(nil)); n != 0 {
+		t.Errorf("%d sandboxes came back", n)
+	}
+}
+
+func TestBrokenRecords(t *testing.T) {
+	m := newMachine(t)
+	pod := m.runPod(t, "p")
+	id := m.createContainer(t, pod, "c")
+	m.end(t)
+	for _, f := range []string{"sandbox/" + pod, "container/" + id} {
+		if err := os.WriteFile(filepath.Join(m.dir, "state", f+".json"), []byte(`{"version":1,"rec`), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	m.begin(t)
+	if st := m.status(t, id); st.GetState() != v1.ContainerState_CONTAINER_UNKNOWN || st.GetMetadata().GetName() == "" {
+		t.Errorf("container: %v", st)
+	}
+	if l := m.server.listSandboxes(nil); len(l) != 1 || l[0].GetState() != v1.PodSandboxState_SANDBOX_NOTREADY {
+		t.Errorf("sandboxes: %v", l)
+	}
+	if _, err := m.server.RemoveContainer(t.Context(), &v1.RemoveContainerRequest{ContainerId: id}); err != nil {
+		t.Error(err)
+	}
+	if _, err := m.server.StopPodSandbox(t.Context(), &v1.StopPodSandboxRequest{PodSandboxId: pod}); err != nil {
+		t.Error(err)
+	}
+	if _, err := m.server.RemovePodSandbox(t.Context(), &v1.RemovePodSandboxRequest{PodSandboxId: pod}); err != nil {
+		t.Error(err)
+	}
+	if len(m.hull.pods) != 0 {
+		t.Error("the sandbox behind the broken record is left")
+	}
+}
