@@ -5,7 +5,6 @@ import (
 	"context"
 	"fmt"
 	"log/slog"
-	"net"
 	"os"
 	"os/exec"
 	"os/signal"
@@ -86,9 +85,7 @@ func newRealHost(t *testing.T) *host {
 			t.Error(err)
 		}
 	})
-	client := monitor.NewClient(func(ctx context.Context) (net.Conn, error) {
-		return new(net.Dialer).DialContext(ctx, "unix", socket)
-	})
+	client := monitor.NewClient(monitor.DialUnix(socket))
 	for deadline := time.Now().Add(20 * time.Second); ; time.Sleep(5 * time.Millisecond) {
 		if _, err := client.Hello(context.Background()); err == nil {
 			break
@@ -98,7 +95,7 @@ func newRealHost(t *testing.T) *host {
 		}
 	}
 	rt.Root = filepath.Join(dir, "oci")
-	h.options.Monitor, h.options.Runtime = client, rt
+	h.options.Monitor, h.options.Runtime, h.socket, h.client = client, rt, socket, client
 	h.options.Layers = fakeLayers{dir: rootfs(t)}
 	h.restart(t)
 	return h

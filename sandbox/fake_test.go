@@ -170,6 +170,9 @@ type host struct {
 	network *fakeNetwork
 	options sandbox.Options
 	parent  string
+	// socket and client are those of a real monitor.
+	socket string
+	client *monitor.Client
 }
 
 func newHost(t *testing.T) *host {
@@ -227,7 +230,12 @@ func (h *host) expectNothing(t *testing.T) {
 			t.Errorf("cgroups are left: %v", dirs)
 		}
 	}
-	if ids, _ := h.network.List(); len(ids) > 0 {
+	if h.client != nil && h.client == h.options.Monitor {
+		if entries, err := h.client.List(context.Background()); err == nil && len(entries) > 0 {
+			t.Errorf("the monitor still has %v", entries)
+		}
+	}
+	if ids, _ := h.options.Network.List(); len(ids) > 0 {
 		t.Errorf("network attachments are left: %v", ids)
 	}
 	if len(h.monitor.held) > 0 || len(h.monitor.created) > 0 {
