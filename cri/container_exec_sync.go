@@ -12,8 +12,9 @@ import (
 	"github.com/cricket-cri/cricket/runtime"
 )
 
-// execOutput is how much of each output stream ExecSync keeps, as the CRI has it.
-const execOutput = 16 << 20
+// execOutput is how much output ExecSync answers, in bytes. The CRI has it at 16 MB; a
+// little less than 16 MiB is what fits into a message that the kubelet takes.
+const execOutput = 16<<20 - 4<<10
 
 // ExecSync runs a command in a running container and answers its output and exit code.
 // When the timeout passes, the command and its descendants are killed and the answer is
@@ -43,7 +44,23 @@ func (s *Server) ExecSync(ctx context.Context, req *v1.ExecSyncRequest) (*v1.Exe
 	case exit.Unknown:
 		return nil, fmt.Errorf("exec in container: the exit code is unknown: %w", errdefs.ErrUnavailable)
 	}
-	return &v1.ExecSyncResponse{Stdout: stdout.Bytes(), Stderr: stderr.Bytes(), ExitCode: exit.Code}, nil
+	out, errs := share(stdout.Bytes(), stderr.Bytes())
+	return &v1.ExecSyncResponse{Stdout: out, Stderr: errs, ExitCode: exit.Code}, nil
+}
+
+// share cuts two streams that are too long together; each may have half.
+func share(a, b []byte) (keptA, keptB []byte) {
+	const half = execOutput / 2
+	switch {
+	case len(a)+len(b) <= execOutput:
+	case len(b) <= half:
+		a = a[:execOutput-len(b)]
+	case len(a) <= half:
+		b = b[:execOutput-len(a)]
+	default:
+		a, b = a[:half], b[:half]
+	}
+	return a, b
 }
 
 // capped keeps the first execOutput bytes and swallows the rest, so that the command

@@ -271,10 +271,28 @@ func TestExecSync(t *testing.T) {
 			if codeOf(err) != test.want && (err != nil || test.want != codes.OK) {
 				t.Fatalf("err = %v, want %s", err, test.want)
 			}
-			if err == nil && (len(resp.GetStdout()) != 16<<20 || string(resp.GetStderr()) != "oops" || resp.GetExitCode() != 7) {
+			if err == nil && (len(resp.GetStdout()) != execOutput-4 || string(resp.GetStderr()) != "oops" || resp.GetExitCode() != 7) {
 				t.Errorf("%d bytes of output, %q, code %d", len(resp.GetStdout()), resp.GetStderr(), resp.GetExitCode())
 			}
 		})
+	}
+}
+
+func TestExecSyncAnswerFitsAMessage(t *testing.T) {
+	for _, test := range [][4]int{ // lengths, and what is kept of them
+		{10, 20, 10, 20},
+		{execOutput, 0, execOutput, 0},
+		{execOutput, 100, execOutput - 100, 100},
+		{100, execOutput, 100, execOutput - 100},
+		{execOutput, execOutput, execOutput / 2, execOutput / 2},
+	} {
+		a, b := share(make([]byte, test[0]), make([]byte, test[1]))
+		if len(a) != test[2] || len(b) != test[3] {
+			t.Errorf("%v: kept %d and %d", test, len(a), len(b))
+		}
+		if n := proto.Size(&v1.ExecSyncResponse{Stdout: a, Stderr: b, ExitCode: -1}); n > 16<<20 {
+			t.Errorf("%v: the message has %d bytes", test, n)
+		}
 	}
 }
 

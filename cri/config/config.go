@@ -69,9 +69,7 @@ const (
 
 // Containers holds defaults for all containers.
 type Containers struct {
-	MaxLogLine        int  `toml:"max_log_line"` // bytes
-	UnprivilegedPorts bool `toml:"unprivileged_ports"`
-	UnprivilegedICMP  bool `toml:"unprivileged_icmp"`
+	MaxLogLine int `toml:"max_log_line"` // bytes
 }
 
 // Images configures pulls and the image store.

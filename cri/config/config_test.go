@@ -95,7 +95,6 @@ func TestProblems(t *testing.T) {
 		"unknown table": {"[imges]\npinned = []\n", []string{"line 1: imges: unknown key"}},
 		"runtime key":   {"[runtimes.kata]\ntype = 'oci'\nshim = 'x'\n", []string{"line 3: runtimes.kata.shim: unknown key; allowed in [kata]: path, root, type"}},
 		"wrong type":    {"[images]\nmax_concurrent_downloads = 'three'\n", []string{"line 2: images.max_concurrent_downloads: a TOML string cannot stand here: write a whole number"}},
-		"wrong bool":    {"[containers]\nunprivileged_ports = 1\n", []string{"line 2: containers.unprivileged_ports: a TOML integer cannot stand here: write true or false"}},
 		"duration":      {"[stream]\nidle_timeout = '4'\n", []string{"line 2: stream.idle_timeout: \"4\" is not a duration"}},
 		"duration type": {"[stream]\nidle_timeout = 4\n", []string{"line 2: stream.idle_timeout: write a duration in quotes"}},
 		"vm":            {"[runtimes.vm]\ntype = 'vm'\n", []string{"line 2: runtimes.vm.type: \"vm\" is reserved"}},
@@ -108,6 +107,7 @@ func TestProblems(t *testing.T) {
 		"open stream":   {"[stream]\naddress = '0.0.0.0:0'\n", []string{"line 2: stream.address: \"0.0.0.0:0\" is not a loopback"}},
 		"bad port":      {"[metrics]\naddress = 'localhost:http'\n", []string{"line 2: metrics.address: \"http\" is not a port"}},
 		"range":         {"[containers]\nmax_log_line = 10\n", []string{"line 2: containers.max_log_line: 10 is out of range: 256 to 1048576"}},
+		"pinned":        {"[images]\npinned = ['a*b']\n", []string{"line 2: images.pinned: \"a*b\" has a star inside"}},
 		"no plugins":    {"[network]\nbin_dirs = []\n", []string{"line 2: network.bin_dirs: at least one"}},
 		"all at once": {"log_level = 'loud'\nroot = 5\n[images]\nfoo = 1\nmax_concurrent_downloads = 'x'\nprogress_deadline = '1'\n[stats]\nmax_age = '1h'\n", []string{
 			"line 1: log_level: ", "line 2: root: ", "line 4: images.foo: ", "line 5: images.max_", "line 6: images.progress_", "line 8: stats.max_age: 1h0m0s is out of range",
@@ -169,4 +169,21 @@ func TestFlagsOverrideTheFile(t *testing.T) {
 	if !errors.Is(err, errdefs.ErrInvalidArgument) || !strings.HasPrefix(err.Error(), "--log-level: ") {
 		t.Errorf("err = %v", err)
 	}
+}
+
+func TestDocumentationShowsTheDefaultFile(t *testing.T) {
+	text, err := os.ReadFile("../../docs/configuration.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if !strings.Contains(string(text), "```toml\n"+string(DefaultFile())+"```\n") {
+		t.Error("docs/configuration.md does not show default.toml as it is")
+	}
+	fs := flag.NewFlagSet("x", flag.ContinueOnError)
+	Bind(fs)
+	fs.VisitAll(func(f *flag.Flag) {
+		if !strings.Contains(string(text), "`--"+f.Name+" ") {
+			t.Errorf("docs/configuration.md does not show --%s", f.Name)
+		}
+	})
 }

@@ -120,7 +120,7 @@ func plain(text string) string {
 	}
 	want := "a value of another type"
 	for _, t := range []struct{ ends, want string }{
-		{" of type int", "a whole number"}, {" of type bool", "true or false"},
+		{" of type int", "a whole number"},
 		{" of type string", "a string in quotes"}, {" of type []string", "a list of strings"},
 	} {
 		if strings.HasSuffix(text, t.ends) {

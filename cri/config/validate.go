@@ -117,6 +117,9 @@ func (c *Config) checkImages(k *checker) {
 		if strings.TrimSpace(p) != p || p == "" {
 			k.bad("images.pinned", "%q cannot match a reference", p)
 		}
+		if strings.Contains(strings.TrimSuffix(strings.TrimPrefix(p, "*"), "*"), "*") {
+			k.bad("images.pinned", "%q has a star inside; allowed at the begin and at the end", p)
+		}
 	}
 }
 
