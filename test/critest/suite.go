@@ -140,10 +140,10 @@ func once(ctx context.Context, o options, p harness.Paths) (result, error) {
 // settle is how long the runtime may take to clear up after the last spec.
 const settle = 5 * time.Second
 
-// left removes what the suite itself leaves (it removes its pods, but not all images
-// and containers of specs that failed) and lists what the runtime has more than before.
+// left removes what the suite leaves (some images, and pods of specs that failed) and
+// lists what the runtime has more than before.
 func left(ctx context.Context, before harness.Snapshot, d *harness.Daemon) ([]string, error) {
-	if err := d.RemovePods(ctx); err != nil {
+	if err := errors.Join(d.RemovePods(ctx), d.RemoveImages(ctx)); err != nil {
 		return nil, fmt.Errorf("remove what the suite left: %w", err)
 	}
 	for deadline := time.Now().Add(settle); ; time.Sleep(200 * time.Millisecond) {

@@ -134,6 +134,28 @@ func (d *Daemon) RemovePods(ctx context.Context) error {
 	return err
 }
 
+// RemoveImages removes every image of the runtime that is not pinned.
+func (d *Daemon) RemoveImages(ctx context.Context) error {
+	conn, err := d.Dial()
+	if err != nil {
+		return err
+	}
+	defer conn.Close()
+	client := cri.NewImageServiceClient(conn)
+	list, err := client.ListImages(ctx, &cri.ListImagesRequest{})
+	if err != nil {
+		return err
+	}
+	for _, i := range list.GetImages() {
+		if i.GetPinned() {
+			continue
+		}
+		_, removeErr := client.RemoveImage(ctx, &cri.RemoveImageRequest{Image: &cri.ImageSpec{Image: i.GetId()}})
+		err = errors.Join(err, removeErr)
+	}
+	return err
+}
+
 // WarmUp runs and removes one pod with a host port, so that what a runtime and the CNI
 // plugins make once and keep (a bridge, chains, a parent cgroup) is there before a
 // Snapshot is taken.

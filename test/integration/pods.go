@@ -2,6 +2,7 @@ package integration
 
 import (
 	"fmt"
+	"os"
 	"path/filepath"
 	"sync/atomic"
 	"time"
@@ -26,10 +27,16 @@ func (n *Node) Pull(name string) string {
 
 // PodConfig is a pod with a network of its own and container logs below LogDir.
 func (n *Node) PodConfig() *cri.PodSandboxConfig {
+	n.t.Helper()
 	name := fmt.Sprintf("pod-%d", serial.Add(1))
+	logs := filepath.Join(n.Paths.Dir, "logs", name)
+	// The client makes it, as the kubelet does.
+	if err := os.MkdirAll(logs, 0o755); err != nil {
+		n.t.Fatal(err)
+	}
 	return &cri.PodSandboxConfig{
 		Metadata:     &cri.PodSandboxMetadata{Name: name, Namespace: "test", Uid: name},
-		LogDirectory: filepath.Join(n.Paths.Dir, "logs", name),
+		LogDirectory: logs,
 		Linux: &cri.LinuxPodSandboxConfig{SecurityContext: &cri.LinuxSandboxSecurityContext{
 			NamespaceOptions: &cri.NamespaceOption{Pid: cri.NamespaceMode_CONTAINER},
 		}},
