@@ -3,7 +3,9 @@ package main
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
+	"io/fs"
 	"maps"
 	"os"
 	"os/exec"
@@ -11,6 +13,8 @@ import (
 	"slices"
 	"strings"
 	"time"
+
+	"github.com/containernetworking/cni/libcni"
 
 	"github.com/cricket-cri/cricket/cri/config"
 	"github.com/cricket-cri/cricket/runtime/oci"
@@ -92,40 +96,62 @@ func (h host) network(context.Context) []finding {
 	return append(all, ok("CNI plugins", "all in %s", dirs))
 }
 
-// firstNetwork reads the configuration that the daemon would take, and names its
-// plugins.
+// plugin is what names a program in a network configuration.
+type plugin struct {
+	Type string `json:"type"`
+	IPAM struct {
+		Type string `json:"type"`
+	} `json:"ipam"`
+}
+
+// firstNetwork reads the configuration that the daemon would take, the first valid one
+// by name, and names its plugins.
 func firstNetwork(dir string) (file string, types []string, err error) {
-	files, err := filepath.Glob(filepath.Join(dir, "*.conflist"))
-	if err != nil || len(files) == 0 {
-		return "", nil, fmt.Errorf("there is no .conflist in %s", dir)
-	}
-	slices.Sort(files)
-	text, err := os.ReadFile(files[0])
-	if err != nil {
+	files, err := libcni.ConfFiles(dir, []string{".conflist", ".conf", ".json"})
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return "", nil, err
 	}
-	type plugin struct {
-		Type string `json:"type"`
-		IPAM struct {
-			Type string `json:"type"`
-		} `json:"ipam"`
+	slices.Sort(files)
+	wrong := fmt.Errorf("there is no network configuration in %s", dir)
+	for _, file := range files {
+		types, err := pluginTypes(file)
+		if err == nil {
+			return file, types, nil
+		}
+		wrong = fmt.Errorf("%s: %w", file, err)
+	}
+	return "", nil, wrong
+}
+
+func pluginTypes(file string) ([]string, error) {
+	text, err := os.ReadFile(file)
+	if err != nil {
+		return nil, err
 	}
 	var list struct {
+		plugin
 		Plugins []plugin `json:"plugins"`
 	}
 	if err := json.Unmarshal(text, &list); err != nil {
-		return "", nil, fmt.Errorf("%s: %w", files[0], err)
+		return nil, err
 	}
+	if filepath.Ext(file) != ".conflist" {
+		list.Plugins = []plugin{list.plugin}
+	}
+	var types []string
 	for _, p := range list.Plugins {
+		if p.Type == "" {
+			return nil, errors.New("a plugin without a type")
+		}
 		types = append(types, p.Type)
 		if p.IPAM.Type != "" {
 			types = append(types, p.IPAM.Type)
 		}
 	}
 	if len(types) == 0 {
-		return "", nil, fmt.Errorf("%s names no plugins", files[0])
+		return nil, errors.New("no plugins")
 	}
-	return files[0], types, nil
+	return types, nil
 }
 
 func (h host) hasPlugin(name string) bool {

@@ -103,6 +103,7 @@ func TestCheckSaysWhatIsMissing(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
+	write(filepath.Join(conf, "0.conflist"), `{"plugins":[]}`) // passed over
 	write(filepath.Join(conf, "1.conflist"), `{"plugins":[{"type":"bridge","ipam":{"type":"host-local"}}]}`)
 	write(filepath.Join(bin, "bridge"), "")
 	h := host{config.Default()}
