@@ -240,3 +240,10 @@ func eachRuntime(t *testing.T, test func(t *testing.T, rt oci.Runtime)) {
 		t.Fatal("no OCI runtime: install crun or runc")
 	}
 }
+
+// readOwner returns the user id of a file.
+func readOwner(path string) (uint32, error) {
+	var st unix.Stat_t
+	err := unix.Stat(path, &st)
+	return st.Uid, err
+}

@@ -33,6 +33,21 @@ func main() {
 		time.Sleep(time.Duration(arg(2)) * time.Millisecond)
 		fmt.Print(os.Args[3])
 		os.Exit(arg(4))
+	case "write": // a file, and print who owns it and the program
+		if err := os.WriteFile(os.Args[2], []byte("x"), 0o644); err != nil {
+			fmt.Println(err)
+		}
+		for _, f := range []string{os.Args[2], "/payload"} {
+			var st syscall.Stat_t
+			err := syscall.Stat(f, &st)
+			fmt.Println(f, st.Uid, st.Gid, err)
+		}
+	case "list": // a directory
+		entries, err := os.ReadDir(os.Args[2])
+		for _, e := range entries {
+			fmt.Println(e.Name())
+		}
+		fmt.Println(err, os.WriteFile(os.Args[2]+"/new", nil, 0o600))
 	case "sleep":
 		signal.Ignore(syscall.SIGHUP)
 		time.Sleep(time.Duration(arg(2)) * time.Millisecond)
