@@ -10,12 +10,16 @@ import (
 	"time"
 
 	"google.golang.org/grpc"
+	"google.golang.org/grpc/backoff"
 	"google.golang.org/grpc/credentials/insecure"
 	cri "k8s.io/cri-api/pkg/apis/runtime/v1"
 )
 
 // startTimeout is how long a daemon may take until it answers.
 const startTimeout = 60 * time.Second
+
+// quick is how a client waits between attempts to connect to a daemon that is starting.
+var quick = backoff.Config{BaseDelay: 20 * time.Millisecond, Multiplier: 1, MaxDelay: 20 * time.Millisecond}
 
 // Daemon is a runtime's daemon under test. Its methods are for one goroutine.
 type Daemon struct {
@@ -80,6 +84,7 @@ func (d *Daemon) ready(ctx context.Context) error {
 func (d *Daemon) Dial() (*grpc.ClientConn, error) {
 	return grpc.NewClient("unix://"+d.Paths.Socket,
 		grpc.WithTransportCredentials(insecure.NewCredentials()),
+		grpc.WithConnectParams(grpc.ConnectParams{Backoff: quick, MinConnectTimeout: time.Second}),
 		grpc.WithDefaultCallOptions(grpc.MaxCallRecvMsgSize(64<<20), grpc.MaxCallSendMsgSize(64<<20)))
 }
 
