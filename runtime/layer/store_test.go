@@ -11,6 +11,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"testing/iotest"
 
@@ -260,10 +261,15 @@ func TestFollowersOutliveACancelledLeader(t *testing.T) {
 		}
 	})
 	<-begun
+	var read atomic.Int32 // followers whose tar was read
 	for range 4 {
 		group.Go(func() {
-			if err := s.Ingest(context.Background(), id, bytes.NewReader(b)); err != nil {
+			r := bytes.NewReader(b)
+			if err := s.Ingest(context.Background(), id, r); err != nil {
 				t.Errorf("follower: %v", err)
+			}
+			if r.Len() < len(b) {
+				read.Add(1)
 			}
 		})
 	}
@@ -274,8 +280,8 @@ func TestFollowersOutliveACancelledLeader(t *testing.T) {
 	}
 	cancel()
 	group.Wait()
-	if !s.Has(id) {
-		t.Error("layer is not there")
+	if !s.Has(id) || read.Load() != 1 {
+		t.Errorf("layer there: %v; %d followers worked, want 1", s.Has(id), read.Load())
 	}
 }
 

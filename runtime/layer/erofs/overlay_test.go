@@ -156,10 +156,12 @@ func TestLaterEntriesReplaceEarlierOnes(t *testing.T) {
 		own(file("d/x", "x"), 1), own(dir("d"), 5),
 		dir("dir"), file("dir/x", "x"), file("dir", "file now"),
 		file("file", "x"), dir("file"), file("file/y", "y"),
+		file("tree/sub/x", "kept"), link("outside", "tree/sub/x"), file("tree", "file now"),
 		file("/abs", "abs"), file("./a/../b", "b"), link("hard", "hard"),
 		own(dir("./"), 7),
 	)
-	for p, want := range map[string]string{"f": "22", "hard": "1", "d/x": "x", "dir": "file now", "file/y": "y", "abs": "abs", "b": "b"} {
+	for p, want := range map[string]string{"f": "22", "hard": "1", "d/x": "x", "dir": "file now", "file/y": "y", "abs": "abs", "b": "b",
+		"outside": "kept", "tree": "file now"} {
 		if got := content(t, d+"/"+p); got != want {
 			t.Errorf("%s: %q, want %q", p, got, want)
 		}
@@ -169,6 +171,9 @@ func TestLaterEntriesReplaceEarlierOnes(t *testing.T) {
 	}
 	if n := stat(t, d+"/hard").Nlink; n != 1 {
 		t.Errorf("hard has %d links, want 1", n)
+	}
+	if n := stat(t, d+"/outside").Nlink; n != 1 {
+		t.Errorf("outside has %d links, want 1", n)
 	}
 	absent(t, d+"/a")
 }
