@@ -51,6 +51,9 @@ func (s *Stream) Flush(at time.Time) {
 	s.file.write(out, at)
 }
 
+// Tail returns the unfinished line. Writing it to another Stream continues it there.
+func (s *Stream) Tail() []byte { return s.tail }
+
 // heading returns "TIME STREAM F " for this batch.
 func (s *Stream) heading(at time.Time) []byte {
 	const layout = "2006-01-02T15:04:05.000000000Z07:00"

@@ -59,7 +59,11 @@ func (s *Server) adopt(r record) {
 		c.log.Close()
 		return
 	}
-	if !r.Request.Terminal {
+	if item, ok := s.handoff[r.Request.ID]; ok {
+		if err := c.unpack(item); err != nil {
+			s.log.Warn("adopt output", slog.String("container", r.Request.ID), slog.Any("error", err))
+		}
+	} else if !r.Request.Terminal {
 		if err := c.openOutputs(); err != nil {
 			s.log.Warn("adopt output", slog.String("container", r.Request.ID), slog.Any("error", err))
 		}

@@ -100,6 +100,12 @@ func (c *Client) Release(ctx context.Context, id string) error {
 	return c.call(ctx, "release", id, nil, nil)
 }
 
+// Reexec asks the monitor to replace its program by the one on disk. It stays the same
+// process with the same children; calls that only wait are cut off.
+func (c *Client) Reexec(ctx context.Context) error {
+	return c.call(ctx, "reexec", "", nil, nil)
+}
+
 // Exec runs one more process and blocks until it has ended and its output has been
 // delivered. Ending ctx gives up the streams, not the process. A reader for standard
 // input that blocks keeps its goroutine until it returns.

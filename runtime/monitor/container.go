@@ -67,13 +67,20 @@ func (c *container) save() error {
 
 // addOutput starts to move one output stream into the log and to whom it may concern.
 func (c *container) addOutput(src *os.File, name string, kind byte) error {
+	return c.resumeOutput(src, name, kind, nil)
+}
+
+// resumeOutput is addOutput in the middle of a line.
+func (c *container) resumeOutput(src *os.File, name string, kind byte, tail []byte) error {
 	stream := c.log.Stream(name)
+	stream.Write(tail, time.Now())
 	p, err := startPump(src, &c.srv.buffers,
 		func(b []byte, at time.Time) { stream.Write(b, at); c.tee.write(kind, b) },
 		stream.Flush)
 	if err != nil {
 		return fmt.Errorf("read %s: %w", name, err)
 	}
+	p.name, p.tail = name, stream.Tail
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.pumps = append(c.pumps, p)

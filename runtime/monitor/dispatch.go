@@ -13,7 +13,19 @@ import (
 
 // dispatch does what a request asks for.
 func (s *Server) dispatch(ctx context.Context, conn net.Conn, req request) (any, error) {
+	if !interruptible(req.Op) {
+		if err := s.begin(); err != nil {
+			return nil, err
+		}
+		defer s.end()
+	}
 	switch req.Op {
+	case "reexec":
+		select {
+		case s.upgrade <- struct{}{}:
+		default: // asked for already
+		}
+		return nil, nil
 	case "hello":
 		return Info{Version: Version, Oldest: Oldest, Pid: os.Getpid(), BootID: s.boot}, nil
 	case "list":

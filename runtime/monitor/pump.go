@@ -4,6 +4,7 @@ import (
 	"errors"
 	"os"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"time"
 
@@ -40,7 +41,12 @@ type pump struct {
 	out   func(p []byte, at time.Time)
 	flush func(at time.Time)
 
+	// name and tail serve a re-exec.
+	name string
+	tail func() []byte
+
 	drains chan chan struct{}
+	halted atomic.Bool
 	done   chan struct{}
 }
 
@@ -52,6 +58,22 @@ func startPump(src *os.File, mem *buffers, out func([]byte, time.Time), flush fu
 	p := &pump{src: src, raw: raw, mem: mem, out: out, flush: flush, drains: make(chan chan struct{}, 1), done: make(chan struct{})}
 	go p.run()
 	return p, nil
+}
+
+// halt ends the pump without closing its source or giving up an unfinished line. It
+// reports whether the pump was still running.
+func (p *pump) halt() bool {
+	select {
+	case <-p.done:
+		return false
+	default:
+	}
+	p.halted.Store(true)
+	if err := p.src.SetReadDeadline(time.Unix(1, 0)); err != nil {
+		return false
+	}
+	<-p.done
+	return p.halted.Load()
 }
 
 // stop ends the pump and closes its source.
@@ -91,19 +113,30 @@ func (p *pump) drainFor(limit time.Duration) {
 
 func (p *pump) run() {
 	defer close(p.done)
-	defer func() { p.flush(time.Now()) }()
 	for {
 		_, err := p.read()
 		switch {
 		case err == nil:
 		case errors.Is(err, os.ErrDeadlineExceeded):
+			if p.halted.Load() {
+				return
+			}
 			if !p.answer() {
+				p.finish()
 				return
 			}
 		default:
+			p.finish()
 			return
 		}
 	}
+}
+
+// finish gives up the source, whose output has ended.
+func (p *pump) finish() {
+	p.halted.Store(false)
+	p.flush(time.Now())
+	p.src.Close()
 }
 
 // answer serves a drain. It reports whether the source is still open.

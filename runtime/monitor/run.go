@@ -7,6 +7,7 @@ import (
 	"log/slog"
 	"net"
 	"os"
+	"os/signal"
 	"path/filepath"
 
 	"github.com/containerd/errdefs"
@@ -28,27 +29,78 @@ func Run(ctx context.Context, o RunOptions) error {
 			return fmt.Errorf("make directory: %w", err)
 		}
 	}
-	lock, err := lockFile(o.Socket+".lock", unix.LOCK_EX|unix.LOCK_NB)
+	program, err := os.Executable() // now, before an upgrade replaces the file
 	if err != nil {
-		return fmt.Errorf("lock socket: %w", err)
+		return fmt.Errorf("find own program: %w", err)
 	}
-	defer lock.Close()
-	s, err := NewServer(Options{State: o.State, Log: o.Log})
+	h := receiveHandoff()
+	lock, err := claimSocket(o.Socket, h)
 	if err != nil {
 		return err
 	}
-	if err := os.Remove(o.Socket); err != nil && !errors.Is(err, os.ErrNotExist) {
-		return fmt.Errorf("remove old socket: %w", err)
-	}
-	l, err := net.Listen("unix", o.Socket)
+	defer lock.Close()
+	s, err := NewServer(Options{State: o.State, Log: o.Log, handoff: h})
 	if err != nil {
-		return fmt.Errorf("listen: %w", err)
+		return err
 	}
-	if err := os.Chmod(o.Socket, 0o600); err != nil {
-		return fmt.Errorf("protect socket: %w", err)
+	l, err := listen(o.Socket, h)
+	if err != nil {
+		return err
 	}
+	hangup := make(chan os.Signal, 1)
+	signal.Notify(hangup, unix.SIGHUP)
+	defer signal.Stop(hangup)
+	go func() {
+		for {
+			select {
+			case <-hangup:
+			case <-s.upgrade:
+			case <-ctx.Done():
+				return
+			}
+			if err := s.reexec(ctx, program, l, lock); err != nil {
+				o.Log.Warn("upgrade", slog.Any("error", err))
+			}
+		}
+	}()
 	o.Log.Info("monitor serves", slog.String("socket", o.Socket), slog.Int("pid", os.Getpid()))
 	return s.Serve(ctx, l)
+}
+
+func claimSocket(socket string, h *handoff) (*os.File, error) {
+	if h != nil && h.Lock > 0 {
+		return reopened(h.Lock, "lock"), nil
+	}
+	lock, err := lockFile(socket+".lock", unix.LOCK_EX|unix.LOCK_NB)
+	if err != nil {
+		return nil, fmt.Errorf("lock socket: %w", err)
+	}
+	return lock, nil
+}
+
+func listen(socket string, h *handoff) (*net.UnixListener, error) {
+	if h != nil && h.Listener > 0 {
+		f := reopened(h.Listener, "listener")
+		defer f.Close() // the listener has a duplicate
+		if l, err := net.FileListener(f); err == nil {
+			if u, ok := l.(*net.UnixListener); ok {
+				return u, nil
+			}
+			l.Close()
+		}
+	}
+	if err := os.Remove(socket); err != nil && !errors.Is(err, os.ErrNotExist) {
+		return nil, fmt.Errorf("remove old socket: %w", err)
+	}
+	l, err := net.ListenUnix("unix", &net.UnixAddr{Name: socket, Net: "unix"})
+	if err != nil {
+		return nil, fmt.Errorf("listen: %w", err)
+	}
+	if err := os.Chmod(socket, 0o600); err != nil {
+		l.Close()
+		return nil, fmt.Errorf("protect socket: %w", err)
+	}
+	return l, nil
 }
 
 func lockFile(path string, how int) (*os.File, error) {

@@ -28,6 +28,8 @@ type Options struct {
 	// program with the argument pod-init.
 	PodInit []string
 	Log     *slog.Logger
+
+	handoff *handoff
 }
 
 // Server supervises containers. There can be one in a process: it waits for all
@@ -42,6 +44,7 @@ type Server struct {
 	logs    logfile.Set
 	buffers buffers
 	calls   atomic.Uint64
+	upgrade chan struct{} // has room for one
 	work    sync.WaitGroup
 
 	mu         sync.Mutex
@@ -50,6 +53,9 @@ type Server struct {
 	holds      map[string]*held
 	conns      map[net.Conn]struct{}
 	closed     bool
+	busy       int  // calls that a re-exec must wait for
+	frozen     bool // by a re-exec
+	handoff    map[string]handoffItem
 }
 
 // NewServer takes over what an earlier monitor left in the state directory.
@@ -79,11 +85,15 @@ func NewServer(o Options) (*Server, error) {
 		return nil, fmt.Errorf("open state directory: %w", err)
 	}
 	s := &Server{
-		log: o.Log, shelf: shelf{dir: state}, dir: dir, boot: boot, podInit: o.PodInit, reaper: startReaper(),
+		log: o.Log, shelf: shelf{dir: state}, dir: dir, upgrade: make(chan struct{}, 1), boot: boot, podInit: o.PodInit, reaper: startReaper(),
 		containers: make(map[string]*container), pending: make(map[string]bool),
 		holds: make(map[string]*held), conns: make(map[net.Conn]struct{}),
 	}
+	if o.handoff != nil {
+		s.handoff = o.handoff.Containers
+	}
 	s.adoptAll()
+	s.handoff = nil
 	return s, nil
 }
 

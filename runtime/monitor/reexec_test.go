@@ -1,0 +1,67 @@
+package monitor
+
+import (
+	"os"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/opencontainers/runtime-spec/specs-go"
+	"golang.org/x/sys/unix"
+
+	"github.com/cricket-cri/cricket/runtime"
+	"github.com/cricket-cri/cricket/runtime/oci"
+)
+
+func TestReexecLosesNothing(t *testing.T) {
+	eachRuntime(t, func(t *testing.T, rt oci.Runtime) {
+		n := newNode(t, rt)
+		flood := n.run([]string{"flood", "30", "1200"}, nil)
+		tty := n.run([]string{"tty"}, func(s *specs.Spec, r *CreateRequest) { s.Process.Terminal, r.Terminal, r.Stdin = true, true, true })
+		input := n.run([]string{"cat"}, func(_ *specs.Spec, r *CreateRequest) { r.Stdin, r.StdinOnce = true, true })
+		for i := range 3 {
+			time.Sleep(200 * time.Millisecond)
+			if i == 1 {
+				n.process.Process.Signal(unix.SIGHUP)
+			} else if err := n.client.Reexec(t.Context()); err != nil {
+				t.Fatal(err)
+			}
+		}
+		time.Sleep(200 * time.Millisecond)
+		info, err := n.client.Hello(t.Context())
+		if err != nil || info.Pid != n.process.Process.Pid {
+			t.Fatalf("hello = %+v, %v, want the same process", info, err)
+		}
+		if exit := n.wait(flood.ID); exit.Code != 9 {
+			t.Errorf("exit = %+v, want 9", exit)
+		}
+		lines, missing, torn := numbered(n.text(flood.LogPath, "stdout"))
+		if lines < 50_000 || missing != 0 || torn != 0 {
+			t.Errorf("%d lines, %d missing, %d torn", lines, missing, torn)
+		}
+		var out safeBuffer
+		if err := n.client.Attach(t.Context(), tty.ID, runtime.Streams{Stdin: strings.NewReader("here\n"), Stdout: &out, Terminal: true}); err != nil {
+			t.Error(err)
+		}
+		if exit := n.wait(tty.ID); exit.Code != 5 {
+			t.Errorf("terminal: exit = %+v, want 5", exit)
+		}
+		if err := n.client.Attach(t.Context(), input.ID, runtime.Streams{Stdin: strings.NewReader("words\n")}); err != nil {
+			t.Error(err)
+		}
+		if exit := n.wait(input.ID); exit.Code != 0 || n.text(input.LogPath, "stdout") != "words\nend of input\n" {
+			t.Errorf("input: exit = %+v, log %q", exit, n.text(input.LogPath, "stdout"))
+		}
+		for _, r := range []CreateRequest{flood, tty, input} {
+			if err := n.client.Delete(t.Context(), r.ID); err != nil {
+				t.Error(err)
+			}
+		}
+		if _, err := os.Stat(n.dir + "/state/handoff.json"); err == nil {
+			t.Error("the inventory is left behind")
+		}
+		if got := descriptors(t, n.process.Process.Pid); got > 20 {
+			t.Errorf("%d descriptors are open after all", got)
+		}
+	})
+}
