@@ -106,13 +106,17 @@ func (m *fakeMonitor) Delete(_ context.Context, id string) error {
 func (m *fakeMonitor) Start(_ context.Context, id string) (time.Time, error) {
 	return time.Now(), m.find(id)
 }
+
 func (m *fakeMonitor) Signal(_ context.Context, id string, _ unix.Signal) error { return m.find(id) }
+
 func (m *fakeMonitor) Wait(_ context.Context, id string) (runtime.Exit, error) {
 	return runtime.Exit{}, m.find(id)
 }
+
 func (m *fakeMonitor) Exec(_ context.Context, id string, _ monitor.ExecRequest, _ runtime.Streams) (runtime.Exit, error) {
 	return runtime.Exit{}, m.find(id)
 }
+
 func (m *fakeMonitor) Attach(_ context.Context, id string, _ runtime.Streams) error {
 	return m.find(id)
 }

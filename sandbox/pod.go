@@ -231,7 +231,7 @@ func (p *pod) Stat(_ context.Context, s *Stat) error {
 	if path := p.cgroupPath(); path != "/" {
 		err := p.driver.cgroup.Stat(path, &s.Stat)
 		// systemd makes the slice with the first container.
-		if err != nil && !(errdefs.IsNotFound(err) && p.driver.opts.SystemdCgroup) {
+		if err != nil && (!errdefs.IsNotFound(err) || !p.driver.opts.SystemdCgroup) {
 			return err
 		}
 	}

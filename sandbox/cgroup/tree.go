@@ -62,7 +62,7 @@ func parseMounts(mountinfo io.Reader) (*Tree, error) {
 			}
 		case "cgroup":
 			for _, option := range strings.Split(super[2], ",") {
-				if controllers[option] || strings.HasPrefix(option, "name=") {
+				if isController(option) || strings.HasPrefix(option, "name=") {
 					mounts[option] = place[4]
 				}
 			}
@@ -85,11 +85,14 @@ func delegation(super string) []string {
 	})
 }
 
-// controllers are the options that name a controller in a v1 mount.
-var controllers = map[string]bool{
-	"cpu": true, "cpuacct": true, "cpuset": true, "memory": true, "devices": true, "freezer": true,
-	"blkio": true, "pids": true, "hugetlb": true, "net_cls": true, "net_prio": true, "perf_event": true,
-	"rdma": true, "misc": true,
+// isController says of an option of a v1 mount that it names a controller.
+func isController(option string) bool {
+	switch option {
+	case "cpu", "cpuacct", "cpuset", "memory", "devices", "freezer", "blkio", "pids", "hugetlb",
+		"net_cls", "net_prio", "perf_event", "rdma", "misc":
+		return true
+	}
+	return false
 }
 
 // Unified says whether the node is on cgroup v2.

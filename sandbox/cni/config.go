@@ -42,14 +42,14 @@ func parseFile(file string) (*libcni.NetworkConfigList, error) {
 		}
 		return list, checkList(list)
 	}
-	conf, err := libcni.ConfFromFile(file)
+	conf, err := libcni.ConfFromFile(file) //nolint:staticcheck // deprecated like the format, which nodes have all the same
 	if err != nil {
 		return nil, err
 	}
 	if conf.Network.Type == "" {
 		return nil, errors.New("no plugin type (a list of plugins belongs into a .conflist file)")
 	}
-	list, err := libcni.ConfListFromConf(conf)
+	list, err := libcni.ConfListFromConf(conf) //nolint:staticcheck // see above
 	if err != nil {
 		return nil, err
 	}

@@ -15,10 +15,22 @@ func TestQuantity(t *testing.T) {
 		want uint64
 		ok   bool
 	}{
-		{"1000", 1000, true}, {"10M", 10_000_000, true}, {"1Mi", 1 << 20, true}, {"1.5k", 1500, true},
-		{"1500m", 2, true}, {"1e6", 1_000_000, true}, {"2E", 2e18, true},
-		{"", 0, false}, {"M", 0, false}, {"-1", 0, false}, {"1Q", 0, false}, {"1/2", 0, false},
-		{"0x10", 0, false}, {"1e999999999", 0, false}, {"99E", 0, false}, {"1 M", 0, false},
+		{"1000", 1000, true},
+		{"10M", 10_000_000, true},
+		{"1Mi", 1 << 20, true},
+		{"1.5k", 1500, true},
+		{"1500m", 2, true},
+		{"1e6", 1_000_000, true},
+		{"2E", 2e18, true},
+		{"", 0, false},
+		{"M", 0, false},
+		{"-1", 0, false},
+		{"1Q", 0, false},
+		{"1/2", 0, false},
+		{"0x10", 0, false},
+		{"1e999999999", 0, false},
+		{"99E", 0, false},
+		{"1 M", 0, false},
 	} {
 		if got, ok := quantity(c.text); ok != c.ok || ok && got != c.want {
 			t.Errorf("%q: got %d %v, want %d %v", c.text, got, ok, c.want, c.ok)
