@@ -12,7 +12,7 @@ SOCKET := /run/cricket/cricket.sock
 UNIT := ./cri/... ./sandbox/... ./runtime/... ./cmd/... ./hack/... ./test/layout/... ./test/critest/... ./test/harness/... ./test/images/...
 
 .DEFAULT_GOAL := help
-.PHONY: help setup build run test test-unit test-integration test-critest test-long shell race lint bench clean $(wildcard cmd/*)
+.PHONY: help setup build run test test-unit test-integration test-critest test-long test-node shell race lint bench clean $(wildcard cmd/*)
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-18s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -60,6 +60,11 @@ test-long: build ## what takes longer: critest three times, and against containe
 	@hack/setup test
 	@go run ./test/critest --cricketd bin/cricketd --repeat 3
 	@go run ./test/critest --runtime containerd --repeat 2
+
+test-node: build ## Cricket in a virtual machine with systemd, cgroup v2 and AppArmor
+	@hack/setup test
+	@go run ./test/critest --bundle .cache/bundle
+	@go run ./test/node --tools .cache/bundle/tools --images .cache/bundle/images
 
 lint: ## go vet, golangci-lint
 	go vet ./...

@@ -5,6 +5,8 @@
 //	go run ./test/critest --runtime containerd     # shows that the images are honest
 //	go run ./test/critest --focus 'Networking'     # a few specs, while developing
 //	go run ./test/critest --shell bash             # no suite: a shell in the node
+//	go run ./test/critest --bundle DIR             # no suite: what another machine needs
+//	DIR/tools/critest-runner --endpoint unix:///run/cricket/cricket.sock   # there
 //
 // Before and after the suite it lists the node's mounts, processes, links, cgroups,
 // leases and firewall rules; what the runtime left behind is a failure too. The last
@@ -34,6 +36,7 @@ const (
 	critestEnv = "CRICKET_TEST_CRITEST"
 	runtimeEnv = "CRICKET_TEST_RUNTIME"
 	runcEnv    = "CRICKET_TEST_RUNC"
+	crictlEnv  = "CRICKET_TEST_CRICTL"
 	imagesEnv  = "CRICKET_TEST_IMAGES"
 )
 
@@ -41,6 +44,7 @@ type options struct {
 	runtime, cricketd, handler string
 	focus, skip, shell         string
 	cache, reports             string
+	bundle, endpoint           string
 	repeat                     int
 	arguments                  []string // for the daemon
 }
@@ -56,10 +60,16 @@ func main() {
 
 func run() (int, error) {
 	o := parse()
+	if o.endpoint != "" {
+		return against(o)
+	}
 	if harness.Dir() == "" {
 		if err := prepare(o); err != nil {
 			return 1, err
 		}
+	}
+	if o.bundle != "" {
+		return 0, bundle(o.bundle)
 	}
 	code, done, err := harness.Isolate()
 	if done || err != nil {
@@ -78,6 +88,8 @@ func parse() options {
 	flag.StringVar(&o.focus, "focus", "", "run only specs that match this expression")
 	flag.StringVar(&o.skip, "skip", "", "leave out specs that match this expression")
 	flag.StringVar(&o.shell, "shell", "", "run this shell command beside the runtime instead of the suite")
+	flag.StringVar(&o.bundle, "bundle", "", "put critest, crictl, this program, the registry and the images into this directory instead of running the suite")
+	flag.StringVar(&o.endpoint, "endpoint", "", "run the critest beside this program against the runtime at this unix:// address, which uses a mirror with the test images already; what it leaves behind is not looked for")
 	flag.StringVar(&o.cache, "cache", ".cache", "directory that keeps what was built")
 	flag.StringVar(&o.reports, "reports", ".cache/reports", "directory for the suite's output, report and the daemon's log")
 	flag.IntVar(&o.repeat, "repeat", 1, "whole runs in a row, with one daemon")
@@ -113,7 +125,7 @@ func prepare(o options) error {
 	if err != nil {
 		return err
 	}
-	env := map[string]string{critestEnv: critest, imagesEnv: set.Dir(), "PATH": filepath.Dir(crictl) + ":" + os.Getenv("PATH")}
+	env := map[string]string{critestEnv: critest, imagesEnv: set.Dir(), crictlEnv: crictl, "PATH": filepath.Dir(crictl) + ":" + os.Getenv("PATH")}
 	if o.runtime == "containerd" {
 		if env[runtimeEnv], env[runcEnv], err = containerd(ctx, b); err != nil {
 			return err

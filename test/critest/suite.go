@@ -79,7 +79,7 @@ func runs(ctx context.Context, o options, d *harness.Daemon) (result, error) {
 		if err != nil {
 			return total, err
 		}
-		r, err := once(ctx, o, d.Paths)
+		r, err := once(ctx, o, "unix://"+d.Paths.Socket, harness.Dir())
 		if err != nil {
 			return total, err
 		}
@@ -100,11 +100,12 @@ func runs(ctx context.Context, o options, d *harness.Daemon) (result, error) {
 	return total, nil
 }
 
-// once runs critest and judges its report.
-func once(ctx context.Context, o options, p harness.Paths) (result, error) {
-	report := filepath.Join(harness.Dir(), "report.json")
+// once runs critest against an endpoint, in a directory for its files, and judges its
+// report.
+func once(ctx context.Context, o options, endpoint, dir string) (result, error) {
+	report := filepath.Join(dir, "report.json")
 	args := []string{
-		"--runtime-endpoint", "unix://" + p.Socket, "--image-endpoint", "unix://" + p.Socket,
+		"--runtime-endpoint", endpoint, "--image-endpoint", endpoint,
 		"--ginkgo.json-report", report, "--ginkgo.no-color", "--runtime-handler", o.handler,
 	}
 	if o.focus != "" {
@@ -119,7 +120,7 @@ func once(ctx context.Context, o options, p harness.Paths) (result, error) {
 	}
 	defer output.Close()
 	c := exec.CommandContext(ctx, os.Getenv(critestEnv), args...)
-	c.Stdout, c.Stderr, c.Dir = output, output, harness.Dir()
+	c.Stdout, c.Stderr, c.Dir = output, output, dir
 	began := time.Now()
 	runErr := c.Run()
 	fmt.Printf("critest ran for %s, its output is in %s\n", time.Since(began).Round(time.Second), output.Name())

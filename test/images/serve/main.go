@@ -29,11 +29,18 @@ func run() error {
 	listen := flag.String("listen", "127.0.0.1:5055", "HOST:PORT to serve on; empty: only make the images")
 	cache := flag.String("cache", ".cache", "directory that keeps the images")
 	module := flag.String("module", ".", "root of this module")
+	layout := flag.String("layout", "", "serve this image layout, which an earlier call made, instead of making the images")
 	flag.Parse()
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
 	say := func(format string, a ...any) { fmt.Printf(format+"\n", a...) }
-	set, err := images.Build(ctx, images.Options{Module: *module, Cache: *cache, Say: say})
+	var set *images.Set
+	var err error
+	if *layout != "" {
+		set, err = images.Open(*layout)
+	} else {
+		set, err = images.Build(ctx, images.Options{Module: *module, Cache: *cache, Say: say})
+	}
 	if err != nil {
 		return err
 	}
