@@ -43,11 +43,11 @@ func run(ctx context.Context, c config.Config, log *slog.Logger) error {
 	defer stateLock.Close()
 	background, cancel := context.WithCancel(context.Background())
 	defer cancel()
-	keep, err := newKeeper(background, c.State, log)
+	keep, err := newKeeper(background, c.State, c.LogLevel, log)
 	if err != nil {
 		return err
 	}
-	defer keep.wg.Wait()
+	defer keep.close()
 	defer cancel()
 	d, err := assemble(c, keep, log)
 	if err != nil {
@@ -128,7 +128,7 @@ func makeDrivers(c config.Config, systemd bool, keep *keeper, layers *layer.Stor
 	drivers := map[string]sandbox.Driver{}
 	for name, r := range maps.All(runtimes) {
 		drivers[name], err = sandbox.NewDriver(sandbox.Options{
-			Root: c.Root, State: c.State, Monitor: keep.client, Layers: layers, Network: network,
+			Root: c.Root, State: c.State, Monitor: supervisor{keep.client, keep}, Layers: layers, Network: network,
 			Runtime: r, SystemdCgroup: systemd, MaxLogLine: c.Containers.MaxLogLine, Log: log,
 		})
 		if err != nil {

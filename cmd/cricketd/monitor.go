@@ -9,7 +9,6 @@ import (
 	"os/exec"
 	"path/filepath"
 	"sync"
-	"syscall"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -19,32 +18,37 @@ import (
 
 const (
 	monitorName = "cricket-monitor"
-	// monitorStart is how long a monitor may take until it answers.
-	monitorStart = 15 * time.Second
 	// monitorGrace is how long whoever keeps the monitor (systemd) has to start a new
 	// one before the daemon does.
 	monitorGrace = 2 * time.Second
 )
 
-// keeper sees to it that a monitor runs. The monitor is nobody's child for long: it
-// outlives the daemon.
+// keeper sees to it that a monitor runs, and holds duplicates of what would be lost
+// with it. The monitor outlives the daemon.
 type keeper struct {
-	socket, state string
-	client        *monitor.Client
-	log           *slog.Logger
-	wg            sync.WaitGroup // watch, and the wait for children
+	start  monitor.StartOptions
+	client *monitor.Client
+	kept   *monitor.Keeper
+	log    *slog.Logger
+	wg     sync.WaitGroup // watch
 }
 
 // newKeeper returns when a monitor answers; from then on, until ctx ends, it starts
 // another whenever there is none.
-func newKeeper(ctx context.Context, stateDir string, log *slog.Logger) (*keeper, error) {
-	k := &keeper{socket: monitorSocket(stateDir), state: filepath.Join(stateDir, "monitor"), log: log}
-	k.client = monitor.NewClient(monitor.DialUnix(k.socket))
-	info, err := k.client.Hello(ctx)
+func newKeeper(ctx context.Context, stateDir, logLevel string, log *slog.Logger) (*keeper, error) {
+	path, err := monitorPath()
 	if err != nil {
-		if info, err = k.startMonitor(ctx); err != nil {
-			return nil, err
-		}
+		return nil, err
+	}
+	k := &keeper{log: log, start: monitor.StartOptions{
+		Binary: path, Socket: monitorSocket(stateDir), State: filepath.Join(stateDir, "monitor"),
+		LogFile: filepath.Join(stateDir, "monitor.log"), LogLevel: logLevel,
+	}}
+	k.client = monitor.NewClient(monitor.DialUnix(k.start.Socket))
+	k.kept = monitor.NewKeeper(k.client)
+	info, err := k.begin(ctx)
+	if err != nil {
+		return nil, fmt.Errorf("%w; see %s", err, k.start.LogFile)
 	}
 	k.wg.Go(func() { k.watch(ctx, info.Pid) })
 	return k, nil
@@ -52,45 +56,50 @@ func newKeeper(ctx context.Context, stateDir string, log *slog.Logger) (*keeper,
 
 func monitorSocket(stateDir string) string { return filepath.Join(stateDir, "monitor.sock") }
 
-// startMonitor starts the program that lies beside this one, or in PATH.
-func (k *keeper) startMonitor(ctx context.Context) (monitor.Info, error) {
-	path, err := monitorPath()
+// begin makes sure that a monitor answers and gives it what is held for it.
+func (k *keeper) begin(ctx context.Context) (monitor.Info, error) {
+	info, err := monitor.Start(ctx, k.start)
 	if err != nil {
-		return monitor.Info{}, err
+		return info, err
 	}
-	out, err := os.OpenFile(filepath.Join(filepath.Dir(k.socket), "monitor.log"), os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o600)
-	if err != nil {
-		return monitor.Info{}, fmt.Errorf("open the monitor's log: %w", err)
+	if err := k.kept.Restore(ctx); err != nil {
+		k.log.Error("monitor is not given everything back", "error", err)
 	}
-	defer out.Close()
-	cmd := exec.Command(path, "--socket", k.socket, "--state", k.state)
-	cmd.Stdout, cmd.Stderr, cmd.Dir = out, out, "/"
-	cmd.Env = []string{"PATH=" + os.Getenv("PATH")}
-	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
-	if err := cmd.Start(); err != nil {
-		return monitor.Info{}, fmt.Errorf("start the monitor: %w", err)
-	}
-	ended := make(chan error, 1)
-	// This goroutine ends with the monitor, which outlives the daemon: nobody waits.
-	go func() { ended <- cmd.Wait() }()
-	return k.await(ctx, ended, out.Name())
+	return info, nil
 }
 
-func (k *keeper) await(ctx context.Context, ended <-chan error, logFile string) (monitor.Info, error) {
-	ctx, cancel := context.WithTimeout(ctx, monitorStart)
-	defer cancel()
-	for {
-		if info, err := k.client.Hello(ctx); err == nil {
-			return info, nil
-		}
-		select {
-		case err := <-ended:
-			return monitor.Info{}, fmt.Errorf("start the monitor: it ended (%v); see %s", err, logFile)
-		case <-ctx.Done():
-			return monitor.Info{}, fmt.Errorf("start the monitor: it does not answer: %w; see %s", ctx.Err(), logFile)
-		case <-time.After(10 * time.Millisecond):
-		}
+// supervisor is the monitor as the drivers use it: what it creates is held here too.
+type supervisor struct {
+	*monitor.Client
+	keep *keeper
+}
+
+// Create makes a container and holds duplicates of its descriptors. Without them it
+// runs just as well: they matter if the monitor dies.
+func (s supervisor) Create(ctx context.Context, r monitor.CreateRequest) (monitor.Created, error) {
+	made, err := s.Client.Create(ctx, r)
+	if err != nil {
+		return made, err
 	}
+	if err := s.keep.kept.Keep(ctx, r.ID); err != nil {
+		s.keep.log.Warn("container's descriptors are not held twice", "container", r.ID, "error", err)
+	}
+	return made, nil
+}
+
+// Delete deletes a container and lets its duplicates go.
+func (s supervisor) Delete(ctx context.Context, id string) error {
+	if err := s.Client.Delete(ctx, id); err != nil {
+		return err
+	}
+	s.keep.kept.Forget(id)
+	return nil
+}
+
+// close stops watching; the monitor runs on.
+func (k *keeper) close() {
+	k.wg.Wait()
+	k.kept.Close()
 }
 
 // monitorPath finds the monitor of this version before any other.
@@ -110,10 +119,7 @@ func monitorPath() (string, error) {
 
 // watch starts a new monitor when the present one has ended.
 func (k *keeper) watch(ctx context.Context, pid int) {
-	for ctx.Err() == nil {
-		if err := awaitEnd(ctx, pid); err != nil {
-			return
-		}
+	for awaitEnd(ctx, pid) == nil {
 		k.log.Error("monitor has ended", "pid", pid)
 		info, err := k.successor(ctx)
 		for err != nil && ctx.Err() == nil {
@@ -121,26 +127,38 @@ func (k *keeper) watch(ctx context.Context, pid int) {
 			select {
 			case <-ctx.Done():
 			case <-time.After(time.Second):
-				info, err = k.startMonitor(ctx)
+				info, err = k.begin(ctx)
 			}
 		}
-		if err == nil {
-			k.log.Info("monitor serves again", "pid", info.Pid)
-			pid = info.Pid
+		if err != nil {
+			return
 		}
+		k.log.Info("monitor serves again", "pid", info.Pid)
+		pid = info.Pid
 	}
 }
 
-// successor leaves whoever keeps the monitor some time before it starts one.
+// successor leaves systemd, if that keeps the monitor, some time to start the next one.
 func (k *keeper) successor(ctx context.Context) (monitor.Info, error) {
-	if os.Getenv("INVOCATION_ID") != "" { // started by systemd, so is the monitor
-		ctx, cancel := context.WithTimeout(ctx, monitorGrace)
-		defer cancel()
-		if info, err := k.await(ctx, nil, ""); err == nil {
-			return info, nil
+	if os.Getenv("INVOCATION_ID") == "" {
+		return k.begin(ctx)
+	}
+	grace := time.NewTimer(monitorGrace)
+	defer grace.Stop()
+	tick := time.NewTicker(50 * time.Millisecond) // a socket appears without notice
+	defer tick.Stop()
+	for {
+		if _, err := k.client.Hello(ctx); err == nil {
+			return k.begin(ctx)
+		}
+		select {
+		case <-grace.C:
+			return k.begin(ctx)
+		case <-ctx.Done():
+			return monitor.Info{}, ctx.Err()
+		case <-tick.C:
 		}
 	}
-	return k.startMonitor(ctx)
 }
 
 // awaitEnd returns nil when the process has ended, an error when ctx has.
