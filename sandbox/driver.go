@@ -55,6 +55,10 @@ func (p *pod) reattach() error {
 	if _, err := os.Stat(p.dir(stateFile)); err != nil {
 		return err
 	}
+	// A pod that shares all with the host has nothing else that a reboot would take.
+	if p.state.Boot != p.driver.boot {
+		return fmt.Errorf("find sandbox of another boot: %w", errdefs.ErrNotFound)
+	}
 	c := &p.state.Config
 	for _, t := range slices.Concat(c.ownTypes(), c.heldTypes()) {
 		if !p.namespaces().Has(t) {

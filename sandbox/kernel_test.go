@@ -202,6 +202,32 @@ func TestAttachAfterARestart(t *testing.T) {
 	}
 }
 
+func TestAttachAfterAReboot(t *testing.T) {
+	h := newHost(t)
+	c := h.config(podID)
+	c.Network, c.IPC, c.PID = runtime.NamespaceNode, runtime.NamespaceNode, runtime.NamespaceNode
+	first := create(t, h, c)
+	if _, err := h.Attach(context.Background(), first.Record()); err != nil {
+		t.Fatal(err)
+	}
+	state := filepath.Join(h.options.State, "sandboxes", podID, "state.json")
+	content, err := os.ReadFile(state)
+	if err != nil {
+		t.Fatal(err)
+	}
+	boot, err := os.ReadFile("/proc/sys/kernel/random/boot_id")
+	if err != nil {
+		t.Fatal(err)
+	}
+	other := strings.Replace(string(content), strings.TrimSpace(string(boot)), "another boot", 1)
+	if err := os.WriteFile(state, []byte(other), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := h.Attach(context.Background(), first.Record()); !errors.Is(err, sandbox.ErrGone) {
+		t.Errorf("got %v", err)
+	}
+}
+
 func TestSweepOfWhatAKillLeft(t *testing.T) {
 	h := newHost(t)
 	c := h.config(podID)

@@ -80,6 +80,7 @@ type Kernel struct {
 	capabilities       []string
 	oomScoreAdj        int
 	cgroupMountOptions []string
+	boot               string
 	features           Features
 }
 
@@ -91,15 +92,8 @@ func NewDriver(o Options) (*Kernel, error) {
 		return nil, err
 	}
 	k := &Kernel{opts: o, cgroup: tree, naming: cgroup.Naming(o.SystemdCgroup), cgroupMountOptions: tree.MountOptions()}
-	if k.capabilities, err = spec.ReadCapabilities(); err != nil {
+	if err := k.readFacts(); err != nil {
 		return nil, err
-	}
-	score, err := os.ReadFile("/proc/self/oom_score_adj")
-	if err != nil {
-		return nil, fmt.Errorf("read own OOM score: %w", err)
-	}
-	if k.oomScoreAdj, err = strconv.Atoi(strings.TrimSpace(string(score))); err != nil {
-		return nil, fmt.Errorf("read own OOM score: %w", err)
 	}
 	for _, dir := range []string{k.path("sandboxes"), k.path("containers"), k.path("ns"), k.layerDir("")} {
 		// Root of a user namespace has to get through to what is mounted from below.
@@ -112,6 +106,26 @@ func NewDriver(o Options) (*Kernel, error) {
 		UserNamespaces:          unix.Access("/proc/self/ns/user", unix.F_OK) == nil,
 	}
 	return k, nil
+}
+
+// readFacts reads what does not change while this process runs.
+func (k *Kernel) readFacts() (err error) {
+	if k.capabilities, err = spec.ReadCapabilities(); err != nil {
+		return err
+	}
+	score, err := os.ReadFile("/proc/self/oom_score_adj")
+	if err != nil {
+		return fmt.Errorf("read own OOM score: %w", err)
+	}
+	if k.oomScoreAdj, err = strconv.Atoi(strings.TrimSpace(string(score))); err != nil {
+		return fmt.Errorf("read own OOM score: %w", err)
+	}
+	boot, err := os.ReadFile("/proc/sys/kernel/random/boot_id")
+	if err != nil {
+		return fmt.Errorf("read boot id: %w", err)
+	}
+	k.boot = strings.TrimSpace(string(boot))
+	return nil
 }
 
 // Features says what pods of this driver can have.

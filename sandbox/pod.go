@@ -36,6 +36,8 @@ type pod struct {
 // podState is what lies in the record and in the pod's directory.
 type podState struct {
 	Config Config `json:"config"`
+	// Boot is the kernel's boot that the pod was made in.
+	Boot string `json:"boot"`
 	// CgroupTop is the uppermost cgroup made for the pod, empty if all were there.
 	CgroupTop string       `json:"cgroupTop,omitempty"`
 	IPs       []netip.Addr `json:"ips,omitempty"`

@@ -21,7 +21,7 @@ import (
 
 // Create makes a sandbox that is networked and ready, or leaves nothing behind.
 func (k *Kernel) Create(ctx context.Context, c Config) (Sandbox, error) {
-	p := k.newPod(podState{Config: c})
+	p := k.newPod(podState{Config: c, Boot: k.boot})
 	if err := p.check(); err != nil {
 		return nil, fmt.Errorf("check sandbox: %w", err)
 	}
