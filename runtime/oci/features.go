@@ -1,0 +1,87 @@
+package oci
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"os/exec"
+	"slices"
+	"strings"
+
+	"github.com/containerd/errdefs"
+	"github.com/opencontainers/runtime-spec/specs-go/features"
+)
+
+// Features are the abilities of a runtime that are asked for.
+type Features struct {
+	// Version is the first line of the runtime's --version.
+	Version string
+	// OCIVersionMax is the newest specification it accepts.
+	OCIVersionMax string
+	// RecursiveReadOnly: it knows the mount option rro.
+	RecursiveReadOnly bool
+	UserNamespaces    bool
+	// IDMappedMounts: it applies mappings to single mounts.
+	IDMappedMounts bool
+	Seccomp        bool
+	AppArmor       bool
+	SELinux        bool
+	// Told: the runtime said so itself; else it is known of its version.
+	Told bool
+}
+
+// Features asks the runtime what it can do. crun tells since 1.9; what older ones can
+// is derived from their version. It uses os/exec: not for a process that runs a
+// monitor.Server. ErrUnavailable if the program cannot be executed.
+func (r Runtime) Features(ctx context.Context) (Features, error) {
+	out, err := exec.CommandContext(ctx, r.Path, "--version").Output()
+	if err != nil {
+		return Features{}, fmt.Errorf("ask %s for its version: %w: %w", r.Path, errdefs.ErrUnavailable, err)
+	}
+	f := fromVersion(string(out))
+	out, err = exec.CommandContext(ctx, r.Path, "features").Output()
+	var told features.Features
+	if err != nil || json.Unmarshal(out, &told) != nil || told.OCIVersionMax == "" {
+		return f, nil
+	}
+	return fromTold(f.Version, told), nil
+}
+
+func fromTold(version string, t features.Features) Features {
+	f := Features{Version: version, OCIVersionMax: t.OCIVersionMax, Told: true, RecursiveReadOnly: slices.Contains(t.MountOptions, "rro")}
+	if t.Linux == nil {
+		return f
+	}
+	f.UserNamespaces = slices.Contains(t.Linux.Namespaces, "user")
+	on := func(b *bool) bool { return b != nil && *b }
+	if m := t.Linux.MountExtensions; m != nil && m.IDMap != nil {
+		f.IDMappedMounts = on(m.IDMap.Enabled)
+	}
+	f.Seccomp = t.Linux.Seccomp != nil && on(t.Linux.Seccomp.Enabled)
+	f.AppArmor = t.Linux.Apparmor != nil && on(t.Linux.Apparmor.Enabled)
+	f.SELinux = t.Linux.Selinux != nil && on(t.Linux.Selinux.Enabled)
+	return f
+}
+
+// fromVersion reads crun's --version, which lists what it was built with:
+//
+//	crun version 1.8.1
+//	spec: 1.0.0
+//	+SYSTEMD +SELINUX +APPARMOR +CAP +SECCOMP +EBPF +YAJL
+//
+// Recursive read-only and id-mapped mounts are claimed from the oldest version that was
+// tried on, 1.8 (Debian 12); runtime/monitor tries what is claimed.
+func fromVersion(text string) Features {
+	first, _, _ := strings.Cut(text, "\n")
+	f := Features{Version: first, OCIVersionMax: "1.0.2", UserNamespaces: true}
+	var major, minor int
+	if n, _ := fmt.Sscanf(first, "crun version %d.%d", &major, &minor); n == 2 {
+		f.RecursiveReadOnly = major > 1 || major == 1 && minor >= 8
+		f.IDMappedMounts = major > 1 || major == 1 && minor >= 8
+	}
+	built := strings.Fields(text)
+	f.Seccomp = slices.Contains(built, "+SECCOMP")
+	f.AppArmor = slices.Contains(built, "+APPARMOR")
+	f.SELinux = slices.Contains(built, "+SELINUX")
+	return f
+}
