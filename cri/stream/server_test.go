@@ -177,7 +177,7 @@ func TestCloseEndsSessionsWithAnError(t *testing.T) {
 	if err := s.Close(ctx); err != nil {
 		t.Fatal(err)
 	}
-	if got := readAll(t, status); strings.Contains(got, "Success") {
+	if got := readAll(t, status); !strings.Contains(got, "the runtime is shutting down") {
 		t.Errorf("status = %s", got)
 	}
 	if _, err := http.Get("http://" + s.Addr().String()); err == nil {
@@ -274,9 +274,14 @@ func TestPortForwardBothWays(t *testing.T) {
 func sum(b []byte) []byte { s := sha256.Sum256(b); return s[:] }
 
 func TestPortForwardRefused(t *testing.T) {
-	s := newServer(t, &fakes{dial: func(context.Context, int) (net.Conn, error) { return nil, errors.New("connection refused") }})
+	opened := make(chan struct{})
+	s := newServer(t, &fakes{dial: func(context.Context, int) (net.Conn, error) {
+		<-opened // a stream that is reset at once cannot be opened
+		return nil, errors.New("connection refused")
+	}})
 	c := dialSPDY(t, portForwardURL(t, s), "portforward.k8s.io")
 	_, errs := c.openPort(0)
+	close(opened)
 	line := make([]byte, 1024)
 	n, _ := errs.Read(line)
 	if !strings.Contains(string(line[:n]), "connection refused") {

@@ -2,6 +2,7 @@ package stream
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"sync"
@@ -66,8 +67,8 @@ func (s sessions) session(ctx context.Context, in io.Reader, out, errw io.WriteC
 		wg.Go(func() { convertSizes(ctx, resize, sizes) })
 	}
 	err := f(ctx, st)
-	if s.ctx.Err() != nil && err == nil {
-		return fmt.Errorf("streaming server is shutting down: %w", errdefs.ErrUnavailable)
+	if s.ctx.Err() != nil && (err == nil || errors.Is(err, context.Canceled)) {
+		return fmt.Errorf("the runtime is shutting down, which ends this session and not the process: %w", errdefs.ErrUnavailable)
 	}
 	return err
 }
