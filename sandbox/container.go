@@ -43,9 +43,8 @@ func (p *pod) Container(_ context.Context, id string) (runtime.Container, error)
 	if _, err := os.Lstat(p.dir(containersDir, id)); err == nil {
 		return p.container(id), nil
 	}
-	owner, err := os.ReadFile(filepath.Join(p.driver.layerDir(id), ownerFile))
-	if err != nil || string(owner) != p.id() {
-		return nil, fmt.Errorf("find container: %w", errdefs.ErrNotFound)
+	if _, err := os.Lstat(filepath.Join(p.driver.layerDir(id), ownerPrefix+p.id())); err != nil {
+		return nil, fmt.Errorf("find container: %w: %w", errdefs.ErrNotFound, err)
 	}
 	return p.container(id), nil
 }

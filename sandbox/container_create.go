@@ -89,13 +89,10 @@ func (c *creation) makeDirs() (err error) {
 			err = errors.Join(fmt.Errorf("make directories: %w", err), c.removeDirs())
 		}
 	}()
-	bundle, layer := c.pod.driver.bundle(c.id), c.pod.driver.layerDir(c.id)
-	if err := os.Mkdir(layer, 0o711); err != nil {
+	if err := c.pod.driver.makeLayerDir(c.id, c.pod.id()); err != nil {
 		return err
 	}
-	if err := os.WriteFile(filepath.Join(layer, ownerFile), []byte(c.pod.id()), 0o600); err != nil {
-		return err
-	}
+	bundle := c.pod.driver.bundle(c.id)
 	uid, gid := c.pod.state.Config.root()
 	for _, dir := range []string{c.upper(), c.work()} {
 		if err := os.Mkdir(dir, 0o755); err != nil {

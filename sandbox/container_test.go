@@ -163,3 +163,20 @@ func TestContainerThatAKillLeftHalfMade(t *testing.T) {
 		}
 	}
 }
+
+func TestLayersThatWereCutShort(t *testing.T) {
+	h := newHost(t)
+	layers := filepath.Join(h.options.Root, "containers")
+	for _, dir := range []string{".new-c01", "c02"} {
+		if err := os.Mkdir(filepath.Join(layers, dir), 0o711); err != nil {
+			t.Fatal(err)
+		}
+	}
+	h.restart(t)
+	if ids, err := h.List(context.Background()); err != nil || len(ids) > 0 {
+		t.Errorf("list: %v %v", ids, err)
+	}
+	if names, err := os.ReadDir(layers); err != nil || len(names) > 0 {
+		t.Errorf("still there: %v %v", names, err)
+	}
+}

@@ -9,15 +9,20 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strings"
 
 	"github.com/containerd/errdefs"
 
 	"github.com/cricket-cri/cricket/runtime"
 )
 
-// ownerFile names, in the directory of a writable layer, the sandbox it belongs to:
-// after a reboot nothing else does.
-const ownerFile = "sandbox"
+// ownerPrefix begins the name of the empty file that says, in the directory of a
+// writable layer, which sandbox that belongs to: after a reboot nothing else does. It is
+// a name and no content, since without a sync a power failure can take content alone.
+const ownerPrefix = "sandbox-"
+
+// newPrefix begins the names of layer directories that have no owner yet.
+const newPrefix = ".new-"
 
 // cleanName is the last element of a path: what a name must equal to be used as one.
 func cleanName(id string) string { return filepath.Base(filepath.Clean("/" + id)) }
@@ -144,11 +149,52 @@ func (k *Kernel) layerOwners() (map[string]string, error) {
 	}
 	owners := map[string]string{}
 	for _, name := range names {
-		if owner, err := os.ReadFile(filepath.Join(k.layerDir(name), ownerFile)); err == nil && len(owner) > 0 {
-			owners[name] = string(owner)
+		if strings.HasPrefix(name, newPrefix) {
+			continue // on its way
+		}
+		inside, err := readNames(k.layerDir(name))
+		if err != nil {
+			return nil, err
+		}
+		for _, file := range inside {
+			if owner, ok := strings.CutPrefix(file, ownerPrefix); ok {
+				owners[name] = owner
+			}
+		}
+		if len(inside) == 0 {
+			// Its removal was cut short. One that is being made is never empty under its name.
+			_ = os.Remove(k.layerDir(name))
 		}
 	}
 	return owners, nil
+}
+
+// makeLayerDir makes the directory of a container's writable layer together with the
+// name of its owner.
+func (k *Kernel) makeLayerDir(id, owner string) error {
+	half, dir := k.layerDir(newPrefix+id), k.layerDir(id)
+	if err := os.Mkdir(half, 0o711); err != nil {
+		return err
+	}
+	err := os.WriteFile(filepath.Join(half, ownerPrefix+owner), nil, 0o600)
+	if err == nil {
+		err = os.Rename(half, dir)
+	}
+	if err != nil {
+		return errors.Join(err, os.RemoveAll(half))
+	}
+	return nil
+}
+
+// removeHalfLayers removes directories that a killed daemon did not finish.
+func (k *Kernel) removeHalfLayers() error {
+	names, err := readNames(k.layerDir(""))
+	for _, name := range names {
+		if strings.HasPrefix(name, newPrefix) {
+			err = errors.Join(err, os.RemoveAll(k.layerDir(name)))
+		}
+	}
+	return err
 }
 
 func (k *Kernel) layersOf(sandbox string) ([]string, error) {

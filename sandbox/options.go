@@ -85,7 +85,7 @@ type Kernel struct {
 }
 
 // NewDriver makes the driver of one OCI runtime and the directories that it needs.
-// Several drivers may share Root and State.
+// Several drivers may share Root and State, if all are made before one is used.
 func NewDriver(o Options) (*Kernel, error) {
 	tree, err := cgroup.Open()
 	if err != nil {
@@ -100,6 +100,9 @@ func NewDriver(o Options) (*Kernel, error) {
 		if err := os.MkdirAll(dir, 0o711); err != nil {
 			return nil, fmt.Errorf("make directories of sandboxes: %w", err)
 		}
+	}
+	if err := k.removeHalfLayers(); err != nil {
+		return nil, err
 	}
 	k.features = Features{
 		RecursiveReadOnlyMounts: unix.MountSetattr(-1, "", 0, &unix.MountAttr{}) != unix.ENOSYS,
