@@ -19,7 +19,7 @@ func configCheck(_ context.Context, args []string, out io.Writer) error {
 		return errors.New("usage: cricket config check FILE")
 	}
 	_, err := config.Load(args[0])
-	var problems config.Problems
+	var problems config.FileError
 	if errors.As(err, &problems) {
 		fmt.Fprintln(out, problems)
 		return errQuiet

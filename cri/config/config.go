@@ -138,7 +138,7 @@ func Default() Config {
 }
 
 // Load reads the file at path over the defaults and validates it. The error is of the
-// type Problems if the file could be read and is wrong (errdefs.ErrInvalidArgument).
+// type FileError if the file could be read and is wrong (errdefs.ErrInvalidArgument).
 func Load(path string) (Config, error) {
 	data, err := os.ReadFile(path)
 	if err != nil {
@@ -149,7 +149,7 @@ func Load(path string) (Config, error) {
 	}
 	c, problems := Parse(data)
 	if len(problems) > 0 {
-		return Config{}, Problems{File: path, List: problems}
+		return Config{}, FileError{File: path, List: problems}
 	}
 	return c, nil
 }

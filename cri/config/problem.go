@@ -26,13 +26,13 @@ func (p Problem) String() string {
 	return b.String() + p.Text
 }
 
-// Problems is the error that lists all mistakes of a file.
-type Problems struct {
+// FileError is the error that lists all mistakes of a file.
+type FileError struct {
 	File string
 	List []Problem
 }
 
-func (p Problems) Error() string {
+func (p FileError) Error() string {
 	lines := make([]string, len(p.List))
 	for i, problem := range p.List {
 		lines[i] = p.File + ": " + problem.String()
@@ -41,7 +41,7 @@ func (p Problems) Error() string {
 }
 
 // Unwrap makes the error an errdefs.ErrInvalidArgument.
-func (p Problems) Unwrap() error { return errdefs.ErrInvalidArgument }
+func (p FileError) Unwrap() error { return errdefs.ErrInvalidArgument }
 
 func sortProblems(list []Problem) {
 	sort.SliceStable(list, func(i, j int) bool { return list[i].Line < list[j].Line })

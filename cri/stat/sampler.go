@@ -12,8 +12,6 @@ import (
 	"sync"
 	"time"
 
-	"golang.org/x/sync/errgroup"
-
 	"github.com/cricket-cri/cricket/runtime"
 	"github.com/cricket-cri/cricket/sandbox"
 )
@@ -124,15 +122,20 @@ func (s *Sampler) Get(ctx context.Context, t Target) (Sample, error) {
 // All answers the figures of every target, in order.
 func (s *Sampler) All(ctx context.Context, targets []Target) []Result {
 	results := make([]Result, len(targets))
-	var g errgroup.Group
-	g.SetLimit(parallel)
-	for i, t := range targets {
-		g.Go(func() error {
-			results[i].Sample, results[i].Err = s.Get(ctx, t)
-			return nil
+	next := make(chan int)
+	var wg sync.WaitGroup
+	for range min(parallel, len(targets)) {
+		wg.Go(func() {
+			for i := range next {
+				results[i].Sample, results[i].Err = s.Get(ctx, targets[i])
+			}
 		})
 	}
-	g.Wait()
+	for i := range targets {
+		next <- i
+	}
+	close(next)
+	wg.Wait()
 	return results
 }
 

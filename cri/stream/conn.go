@@ -33,7 +33,7 @@ type watchedConn struct {
 func (c *watchedConn) Read(p []byte) (int, error) {
 	n, err := c.Conn.Read(p)
 	var t net.Error
-	if err != nil && !(errors.As(err, &t) && t.Timeout()) {
+	if timeout := errors.As(err, &t) && t.Timeout(); err != nil && !timeout {
 		c.leave()
 	}
 	return n, err

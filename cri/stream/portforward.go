@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"net"
+	"syscall"
 	"time"
 )
 
@@ -60,11 +61,12 @@ func forward(ctx context.Context, conn net.Conn, stream io.ReadWriteCloser) erro
 func sendToPod(conn net.Conn, stream io.Reader) error {
 	_, err := io.Copy(conn, stream)
 	if half, ok := conn.(interface{ CloseWrite() error }); ok {
-		half.CloseWrite()
+		if closeErr := half.CloseWrite(); !errors.Is(closeErr, syscall.ENOTCONN) { // the pod left first
+			err = errors.Join(err, closeErr)
+		}
 		return err
 	}
-	conn.Close()
-	return err
+	return errors.Join(err, conn.Close())
 }
 
 // release ends reads from the stream and writes to the connection.

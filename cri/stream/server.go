@@ -96,7 +96,7 @@ func New(o Options, targets Targets) (*Server, error) {
 }
 
 func listen(address string) (net.Listener, error) {
-	listener, err := net.Listen("tcp", address)
+	listener, err := new(net.ListenConfig).Listen(context.Background(), "tcp", address)
 	if err != nil {
 		return nil, fmt.Errorf("listen for streams: %w", err)
 	}
