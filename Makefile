@@ -38,7 +38,8 @@ run: setup build ## set the machine up and run cricketd in the foreground
 
 test: ## everything that a change must pass: vet, lint, unit, race, integration, critest
 	@hack/setup test
-	$(MAKE) build lint race test-integration test-critest
+	@# One failure does not keep the others from being seen.
+	$(MAKE) --keep-going build race test-integration test-critest lint
 
 test-unit: ## unit tests
 	go test -vet=off $(UNIT)
