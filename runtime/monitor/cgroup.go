@@ -149,7 +149,7 @@ func (c cgroup) kill() error {
 	for waited := time.Duration(0); waited < killTime; waited += pause {
 		alive := 0
 		for _, pid := range c.pids() {
-			if st, err := readProc(pid); err != nil || st.state == 'Z' {
+			if st, err := readProc(pid); err != nil || st.dead() {
 				continue
 			}
 			alive++

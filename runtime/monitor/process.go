@@ -16,12 +16,16 @@ import (
 
 // procStat is the part of /proc/PID/stat that is used here.
 type procStat struct {
-	state         byte
-	parent        int
-	session       int
-	start         uint64 // clock ticks since boot
-	fieldsMissing bool
+	state   byte
+	parent  int
+	session int
+	threads int
+	start   uint64 // clock ticks since boot
 }
+
+// dead reports whether nothing runs in the process any more. The first thread may be a
+// zombie while others still do.
+func (p procStat) dead() bool { return (p.state == 'Z' || p.state == 'X') && p.threads <= 1 }
 
 func readProc(pid int) (procStat, error) {
 	b, err := os.ReadFile("/proc/" + strconv.Itoa(pid) + "/stat")
@@ -40,6 +44,7 @@ func readProc(pid int) (procStat, error) {
 	st := procStat{state: f[0][0]}
 	st.parent, _ = strconv.Atoi(f[1])
 	st.session, _ = strconv.Atoi(f[3])
+	st.threads, _ = strconv.Atoi(f[17])
 	st.start, err = strconv.ParseUint(f[19], 10, 64)
 	return st, err
 }

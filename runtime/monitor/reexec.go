@@ -217,9 +217,9 @@ func (c *container) unpack(item handoffItem) error {
 	c.stdin = reopened(item.Stdin, "input")
 	c.console = reopened(item.Console, "terminal")
 	for _, o := range item.Outputs {
-		src, kind := reopened(o.FD, o.Name), frameStdout
-		if o.FD == item.Console {
-			src = c.console
+		kind, src := frameStdout, c.console
+		if o.FD != item.Console { // never two files for one number: each would close it
+			src = reopened(o.FD, o.Name)
 		}
 		if o.Name == "stderr" {
 			kind = frameStderr

@@ -104,6 +104,7 @@ func (s *Server) Serve(ctx context.Context, l net.Listener) error {
 	for {
 		conn, err := l.Accept()
 		if ctx.Err() != nil {
+			s.hangUp()
 			return nil
 		}
 		if errors.Is(err, unix.EMFILE) || errors.Is(err, unix.ENFILE) || errors.Is(err, unix.ECONNABORTED) {
@@ -115,6 +116,26 @@ func (s *Server) Serve(ctx context.Context, l net.Listener) error {
 			return fmt.Errorf("accept: %w", err)
 		}
 		go s.ServeConn(ctx, conn)
+	}
+}
+
+// hangUpTime bounds how long calls may take to end with the server. An exec, whose
+// process goes on, does not end.
+const hangUpTime = 2 * time.Second
+
+// hangUp refuses new calls, lets go of those that only wait, and gives the others time.
+func (s *Server) hangUp() {
+	s.mu.Lock()
+	s.closed = true
+	for conn := range s.conns {
+		conn.SetReadDeadline(time.Unix(1, 0)) // those that wait are reading
+	}
+	s.mu.Unlock()
+	done := make(chan struct{})
+	go func() { defer close(done); s.work.Wait() }()
+	select {
+	case <-done:
+	case <-time.After(hangUpTime):
 	}
 }
 

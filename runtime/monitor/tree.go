@@ -20,7 +20,7 @@ func killTree(root Created, cg cgroup) error {
 		alive := 0
 		for pid, start := range known {
 			st, err := readProc(pid)
-			if err != nil || st.start != start || st.state == 'Z' {
+			if err != nil || st.start != start || st.dead() {
 				continue
 			}
 			alive++
