@@ -9,6 +9,7 @@ import (
 
 	"github.com/containerd/errdefs"
 	v1 "k8s.io/cri-api/pkg/apis/runtime/v1"
+	crierrors "k8s.io/cri-api/pkg/errors"
 
 	"github.com/cricket-cri/cricket/cri/ops"
 	"github.com/cricket-cri/cricket/runtime/image"
@@ -31,9 +32,18 @@ func (s *Server) PullImage(ctx context.Context, req *v1.PullImageRequest) (*v1.P
 		return s.opts.Images.Pull(ctx, ref, auth)
 	})
 	if err != nil {
-		return nil, fmt.Errorf("pull image %q: %w", ref, err)
+		return nil, pullError(ref, err)
 	}
 	return &v1.PullImageResponse{ImageRef: img.ID.String()}, nil
+}
+
+// pullError begins with the word that the kubelet looks for when a registry cannot be
+// reached (k8s.io/cri-api/pkg/errors).
+func pullError(ref string, err error) error {
+	if errdefs.IsUnavailable(err) {
+		return fmt.Errorf("%w: pull image %q: %w", crierrors.ErrRegistryUnavailable, ref, err)
+	}
+	return fmt.Errorf("pull image %q: %w", ref, err)
 }
 
 // pullAuth is nil for an anonymous pull.

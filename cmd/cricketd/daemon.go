@@ -49,7 +49,7 @@ func run(ctx context.Context, c config.Config, log *slog.Logger) error {
 	}
 	defer keep.close()
 	defer cancel()
-	d, err := assemble(c, keep, log)
+	d, err := assemble(ctx, c, keep, log)
 	if err != nil {
 		return err
 	}
@@ -63,12 +63,12 @@ type daemon struct {
 	server  *cri.Server
 	streams *stream.Server
 	store   *store.Store
-	metrics *metrics
+	metrics *cri.Metrics
 	log     *slog.Logger
 }
 
 // assemble makes every part and connects it to the others.
-func assemble(c config.Config, keep *keeper, log *slog.Logger) (*daemon, error) {
+func assemble(ctx context.Context, c config.Config, keep *keeper, log *slog.Logger) (*daemon, error) {
 	boot, err := bootID()
 	if err != nil {
 		return nil, err
@@ -94,7 +94,7 @@ func assemble(c config.Config, keep *keeper, log *slog.Logger) (*daemon, error) 
 		return nil, fmt.Errorf("open network: %w", err)
 	}
 	systemd := systemdCgroups(c.Cgroup.Driver)
-	drivers, def, err := makeDrivers(c, systemd, keep, layers, network, log)
+	drivers, def, err := makeDrivers(ctx, c, systemd, keep, layers, network, log)
 	if err != nil {
 		return nil, err
 	}
@@ -120,8 +120,8 @@ func stall(deadline time.Duration) time.Duration {
 	return deadline
 }
 
-func makeDrivers(c config.Config, systemd bool, keep *keeper, layers *layer.Store, network *cni.Network, log *slog.Logger) (map[string]sandbox.Driver, string, error) {
-	runtimes, def, err := findRuntimes(c, systemd, log)
+func makeDrivers(ctx context.Context, c config.Config, systemd bool, keep *keeper, layers *layer.Store, network *cni.Network, log *slog.Logger) (map[string]sandbox.Driver, string, error) {
+	runtimes, def, err := findRuntimes(ctx, c, systemd, log)
 	if err != nil {
 		return nil, "", err
 	}
@@ -151,8 +151,11 @@ func connect(c config.Config, o cri.Options) (*daemon, error) {
 	if err != nil {
 		return nil, fmt.Errorf("%w; choose another --stream-address", err)
 	}
+	stream.RouteLog(o.Log)
 	server.SetStreams(streams)
-	return &daemon{server: server, streams: streams, store: o.Store, metrics: newMetrics(), log: o.Log}, nil
+	metrics := cri.NewMetrics(version)
+	metrics.Watch(server)
+	return &daemon{server: server, streams: streams, store: o.Store, metrics: metrics, log: o.Log}, nil
 }
 
 // info is what a verbose Status shows of the daemon.

@@ -24,7 +24,7 @@ func (d *daemon) serve(ctx context.Context, c config.Config) error {
 	if err != nil {
 		return err
 	}
-	i := cri.NewInterceptor(d.log, d.metrics.observe)
+	i := cri.NewInterceptor(d.log, d.metrics.Observe)
 	g := grpc.NewServer(grpc.MaxRecvMsgSize(maxMessage), grpc.MaxSendMsgSize(maxMessage),
 		grpc.UnaryInterceptor(i.Unary), grpc.StreamInterceptor(i.Stream))
 	d.server.Register(g)
@@ -71,7 +71,7 @@ func (d *daemon) serveMetrics(address string) (stop func(), err error) {
 	if err != nil {
 		return nil, fmt.Errorf("serve metrics: %w; choose another --metrics-address", err)
 	}
-	s := &http.Server{Handler: d.metrics.handler(), ReadHeaderTimeout: 10 * time.Second}
+	s := &http.Server{Handler: d.metrics.Handler(), ReadHeaderTimeout: 10 * time.Second}
 	done := make(chan struct{})
 	go func() {
 		defer close(done)
