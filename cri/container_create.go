@@ -29,7 +29,7 @@ func (s *Server) CreateContainer(ctx context.Context, req *v1.CreateContainerReq
 	if err != nil {
 		return nil, err
 	}
-	op := ops.Spec{Key: createKey(sb.ID, meta), Digest: digest, Budget: createBudget}
+	op := ops.Spec{Key: createKey(sb.ID, meta), Digest: digest, Budget: createBudget, Park: true}
 	id, err := ops.Do(ctx, s.ops, op, func(ctx context.Context) (string, error) {
 		unlock, err := s.locks.Shared(ctx, sb.ID)
 		if err != nil {

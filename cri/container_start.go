@@ -24,7 +24,7 @@ func (s *Server) StartContainer(ctx context.Context, req *v1.StartContainerReque
 	if err != nil {
 		return nil, err
 	}
-	op := ops.Spec{Key: ops.Key{Kind: "start container", Name: rec.ID}, Budget: createBudget}
+	op := ops.Spec{Key: ops.Key{Kind: "start container", Name: rec.ID}, Budget: createBudget, Park: true}
 	_, err = ops.Do(ctx, s.ops, op, func(ctx context.Context) (struct{}, error) {
 		unlockPod, err := s.locks.Shared(ctx, rec.SandboxID)
 		if err != nil {

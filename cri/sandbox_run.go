@@ -45,7 +45,7 @@ func (s *Server) RunPodSandbox(ctx context.Context, req *v1.RunPodSandboxRequest
 	}
 	cfg.CreatedAt = rec.CreatedAt
 	rec.ProcessLabel, rec.MountLabel = cfg.SELinuxLabel, cfg.MountLabel
-	op := ops.Spec{Key: runKey(rec), Digest: digest, Budget: runBudget}
+	op := ops.Spec{Key: runKey(rec), Digest: digest, Budget: runBudget, Park: true}
 	id, err := ops.Do(ctx, s.ops, op, func(ctx context.Context) (string, error) {
 		return rec.ID, s.runSandbox(ctx, driver, cfg, rec)
 	})

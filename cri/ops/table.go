@@ -30,6 +30,10 @@ type Spec struct {
 	Digest string
 	// Budget is how long the operation may take, whatever its callers' deadlines.
 	Budget time.Duration
+	// Park keeps a result that nobody was there to take, for a retry. It is for what can
+	// be done only once (a name is taken then); what can be done again must be: the world
+	// may have changed since.
+	Park bool
 }
 
 // Info is one operation that is under way or whose result waits.
@@ -125,7 +129,7 @@ func (t *Table) run(ctx context.Context, s Spec, o *op, f func(ctx context.Conte
 		if p := recover(); p != nil {
 			o.result, o.err = nil, Panicked(t.log, p)
 		}
-		t.finish(s.Key, o)
+		t.finish(s, o)
 	}()
 	o.result, o.err = f(ctx)
 	if errors.Is(o.err, context.DeadlineExceeded) && ctx.Err() != nil {
@@ -133,21 +137,20 @@ func (t *Table) run(ctx context.Context, s Spec, o *op, f func(ctx context.Conte
 	}
 }
 
-func (t *Table) finish(k Key, o *op) {
+func (t *Table) finish(s Spec, o *op) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	close(o.done)
-	switch {
-	case o.waiters > 0:
-		delete(t.ops, k) // the waiters hold o themselves; a later caller is a new request
-	case o.err != nil:
-		t.log.Warn("operation failed with nobody waiting", "kind", k.Kind, "name", k.Name, "error", o.err)
-		delete(t.ops, k)
-	default:
-		o.parked = time.AfterFunc(parkTime, func() { t.take(k, o) })
+	if o.waiters == 0 && o.err != nil {
+		t.log.Warn("operation failed with nobody waiting", "kind", s.Key.Kind, "name", s.Key.Name, "error", o.err)
 	}
+	if o.waiters == 0 && o.err == nil && s.Park {
+		o.parked = time.AfterFunc(parkTime, func() { t.take(s.Key, o) })
+		return
+	}
+	delete(t.ops, s.Key) // waiters hold o themselves; a later caller is a new request
 }
 
 // take removes an operation whose result was collected, or waited long enough.

@@ -13,7 +13,7 @@ import (
 	"github.com/cricket-cri/cricket/runtime/flow"
 )
 
-var spec = Spec{Key: Key{"make", "thing"}, Digest: "d", Budget: time.Minute}
+var spec = Spec{Key: Key{"make", "thing"}, Digest: "d", Budget: time.Minute, Park: true}
 
 func newTestTable() *Table { return NewTable(slog.New(slog.DiscardHandler)) }
 
@@ -83,6 +83,26 @@ func TestResultWaitsForRetry(t *testing.T) {
 	}
 	if l := table.List(); len(l) != 0 {
 		t.Errorf("left: %v", l)
+	}
+}
+
+// What can be done again is done again: an image that was pulled for a caller who left
+// may have been removed before the retry.
+func TestRepeatableResultDoesNotWait(t *testing.T) {
+	table, release := newTestTable(), make(chan struct{})
+	again := spec
+	again.Park = false
+	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Millisecond)
+	defer cancel()
+	if _, err := Do(ctx, table, again, func(context.Context) (int, error) { <-release; return 7, nil }); err == nil {
+		t.Fatal("the first caller did not leave")
+	}
+	close(release)
+	for len(table.List()) != 0 {
+		time.Sleep(time.Millisecond)
+	}
+	if v, err := Do(t.Context(), table, again, func(context.Context) (int, error) { return 8, nil }); v != 8 || err != nil {
+		t.Errorf("retry: %d, %v", v, err)
 	}
 }
 
