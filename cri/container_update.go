@@ -45,7 +45,7 @@ func (s *Server) updateContainer(ctx context.Context, id string, update *v1.Linu
 	if err := allow("update", rec.State()); err != nil {
 		return err
 	}
-	want, err := mergeResources("linux", rec.Resources, update, s.host)
+	want, err := mergeResources(rec.Resources, update, s.host)
 	if err != nil {
 		return err
 	}

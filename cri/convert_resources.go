@@ -123,11 +123,11 @@ func checkHugepages(field string, limits []*v1.HugepageLimit) error {
 // mergeResources applies an update to what a container has: fields that the update
 // leaves zero stay. Neither argument is changed. The OOM score belongs to the process
 // and cannot be updated.
-func mergeResources(field string, kept *runtime.Resources, update *v1.LinuxContainerResources, h hostFacts) (*runtime.Resources, error) {
+func mergeResources(kept *runtime.Resources, update *v1.LinuxContainerResources, h hostFacts) (*runtime.Resources, error) {
 	if update == nil {
-		return nil, badField(field, "is required")
+		return nil, badField("linux", "is required")
 	}
-	u, err := convertResources(field, update, h)
+	u, err := convertResources("linux", update, h)
 	if err != nil {
 		return nil, err
 	}
@@ -145,7 +145,7 @@ func mergeResources(field string, kept *runtime.Resources, update *v1.LinuxConta
 	out.HugepageLimits = mergeMaps(out.HugepageLimits, u.HugepageLimits)
 	out.Unified = mergeMaps(out.Unified, u.Unified)
 	if out.MemorySwapLimit > 0 && out.MemoryLimit > out.MemorySwapLimit {
-		return nil, badField(field+".memory_swap_limit_in_bytes", "%d is less than the memory limit: it counts memory and swap together", out.MemorySwapLimit)
+		return nil, badField("linux.memory_swap_limit_in_bytes", "%d is less than the memory limit: it counts memory and swap together", out.MemorySwapLimit)
 	}
 	return &out, nil
 }

@@ -92,7 +92,7 @@ func TestMergeResources(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			want := before
 			tc.want(&want)
-			got, err := mergeResources("linux", kept, tc.update, testFacts())
+			got, err := mergeResources(kept, tc.update, testFacts())
 			if err != nil || !reflect.DeepEqual(*got, want) {
 				t.Errorf("got %+v, %v, want %+v", got, err, want)
 			}
@@ -101,11 +101,11 @@ func TestMergeResources(t *testing.T) {
 	if !reflect.DeepEqual(*kept, before) || kept.HugepageLimits["1GB"] != 0 {
 		t.Errorf("the kept resources changed to %+v", kept)
 	}
-	_, err := mergeResources("linux", kept, &v1.LinuxContainerResources{MemorySwapLimitInBytes: 9}, testFacts())
+	_, err := mergeResources(kept, &v1.LinuxContainerResources{MemorySwapLimitInBytes: 9}, testFacts())
 	wantRefusal(t, err, errdefs.ErrInvalidArgument, "linux.memory_swap_limit_in_bytes")
-	_, err = mergeResources("linux", kept, nil, testFacts())
+	_, err = mergeResources(kept, nil, testFacts())
 	wantRefusal(t, err, errdefs.ErrInvalidArgument, "linux")
-	if got, err := mergeResources("linux", nil, &v1.LinuxContainerResources{CpuShares: 3}, testFacts()); err != nil || got.CPUShares != 3 {
+	if got, err := mergeResources(nil, &v1.LinuxContainerResources{CpuShares: 3}, testFacts()); err != nil || got.CPUShares != 3 {
 		t.Errorf("nothing kept: got %v, %v", got, err)
 	}
 }

@@ -53,11 +53,12 @@ func findCode(err error) (codes.Code, bool) {
 	}
 	is, _ := err.(interface{ Is(error) bool })
 	for _, k := range kinds {
+		//nolint:errorlint // this function walks the tree itself, to find the outermost kind
 		if err == k.err || is != nil && is.Is(k.err) {
 			return k.code, true
 		}
 	}
-	switch u := err.(type) {
+	switch u := err.(type) { //nolint:errorlint // as above
 	case interface{ Unwrap() error }:
 		return findCode(u.Unwrap())
 	case interface{ Unwrap() []error }:

@@ -165,7 +165,7 @@ func encode(record any, config proto.Message) ([]byte, error) {
 	return json.Marshal(onDisk{version, text, pb})
 }
 
-func decode(text []byte, id string, record any, config proto.Message) error {
+func decode(text []byte, record any, config proto.Message) error {
 	var d onDisk
 	if err := json.Unmarshal(text, &d); err != nil {
 		return fmt.Errorf("decode record: %w", err)
@@ -187,7 +187,7 @@ func (c *Container) encode() ([]byte, error) { return encode(c, c.Config) }
 
 func decodeSandbox(id string, text []byte) (*Sandbox, error) {
 	s := &Sandbox{Config: &v1.PodSandboxConfig{}}
-	if err := decode(text, id, s, s.Config); err != nil {
+	if err := decode(text, s, s.Config); err != nil {
 		return nil, err
 	}
 	return s, mustBe(id, s.ID)
@@ -195,7 +195,7 @@ func decodeSandbox(id string, text []byte) (*Sandbox, error) {
 
 func decodeContainer(id string, text []byte) (*Container, error) {
 	c := &Container{Config: &v1.ContainerConfig{}}
-	if err := decode(text, id, c, c.Config); err != nil {
+	if err := decode(text, c, c.Config); err != nil {
 		return nil, err
 	}
 	return c, mustBe(id, c.ID)
