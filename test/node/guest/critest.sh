@@ -1,0 +1,6 @@
+# critest against the Cricket that the units started.
+check "cricket check" cricket check
+$payload/tools/critest-runner --endpoint $endpoint --reports /var/tmp/reports >/var/tmp/critest.out 2>&1 ||
+	echo "not ok critest: $(tail -n 1 /var/tmp/critest.out)"
+grep -A 12 '^FAILED' /var/tmp/critest.out | sed 's/^/# /'
+tail -n 3 /var/tmp/critest.out | sed 's/^/# /'
