@@ -162,6 +162,30 @@ func TestUpdateRefusesWhatTheKernelRefuses(t *testing.T) {
 	}
 }
 
+// What an OCI runtime makes in the v2 hierarchy of a hybrid node goes with the rest.
+func TestRemoveReachesBeside(t *testing.T) {
+	beside := t.TempDir()
+	tree := newTree(map[string]string{"pids": t.TempDir()})
+	tree.beside = beside
+	if _, err := tree.Make("/pods/one"); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.MkdirAll(beside+"/pods/one/container", 0o755); err != nil {
+		t.Fatal(err)
+	}
+	if !tree.Exists("/pods/one") {
+		t.Error("it is not there")
+	}
+	if err := tree.Remove("/pods/one", "/pods"); err != nil {
+		t.Error(err)
+	}
+	for _, path := range []string{"/pods/one", "/pods"} {
+		if tree.Exists(path) {
+			t.Errorf("%s is left", path)
+		}
+	}
+}
+
 // unifiedTree is a directory that looks like a v2 cgroup.
 func unifiedTree(t *testing.T, files map[string]string) *Tree {
 	t.Helper()

@@ -24,6 +24,9 @@ type Tree struct {
 	// mounts holds the mount point of each controller (v1; named hierarchies as
 	// name=X), or the one of v2 alone.
 	mounts map[string]string
+	// beside is the mount point of v2 on a hybrid node. Nothing is made there, but OCI
+	// runtimes do, parents included, and leave the parents.
+	beside string
 	// options are those of MountOptions.
 	options []string
 	// buffers are for reading; see reader.
@@ -69,7 +72,9 @@ func parseMounts(mountinfo io.Reader) (*Tree, error) {
 		}
 	}
 	if mounts["memory"] != "" || mounts["pids"] != "" || mounts["cpu"] != "" {
-		return newTree(mounts), nil
+		t := newTree(mounts)
+		t.beside = unified
+		return t, nil
 	}
 	if unified == "" {
 		return nil, fmt.Errorf("no cgroup hierarchy is mounted: %w", errdefs.ErrFailedPrecondition)
@@ -120,6 +125,14 @@ func (t *Tree) roots() []string {
 	return slices.Compact(roots)
 }
 
+// all are the mount points where cgroups of this node's pods can be.
+func (t *Tree) all() []string {
+	if t.beside == "" {
+		return t.roots()
+	}
+	return append(t.roots(), t.beside)
+}
+
 func checkPath(path string) error {
 	if path == "/" || !filepath.IsAbs(path) || filepath.Clean(path) != path {
 		return fmt.Errorf("cgroup path %q: %w", path, errdefs.ErrInvalidArgument)
@@ -129,7 +142,7 @@ func checkPath(path string) error {
 
 // Exists says whether the cgroup at path exists in any hierarchy.
 func (t *Tree) Exists(path string) bool {
-	for _, root := range t.roots() {
+	for _, root := range t.all() {
 		if unix.Access(root+path, unix.F_OK) == nil {
 			return true
 		}
@@ -235,7 +248,7 @@ func (t *Tree) Remove(path, top string) error {
 	if err := checkPath(path); err != nil {
 		return err
 	}
-	for _, root := range t.roots() {
+	for _, root := range t.all() {
 		if err := removeTree(root + path); err != nil {
 			return fmt.Errorf("remove cgroup: %w", err)
 		}
@@ -251,7 +264,7 @@ func (t *Tree) Prune(path, top string) {
 	if checkPath(path) != nil || checkPath(top) != nil || path != top && !strings.HasPrefix(path, top+"/") {
 		return
 	}
-	for _, root := range t.roots() {
+	for _, root := range t.all() {
 		for at := path; ; at = filepath.Dir(at) {
 			err := unix.Rmdir(root + at)
 			if err != nil && err != unix.ENOENT || at == top {
