@@ -57,16 +57,17 @@ shell: build ## a shell beside a private cricketd, with crictl and the test imag
 	@hack/setup test
 	@go run ./test/critest --cricketd bin/cricketd --shell bash
 
-test-long: build ## what takes longer: integration under the race detector, critest three times, and against containerd
+test-long: build ## what takes longer: integration under the race detector, critest three times and against containerd, the virtual node
 	@hack/setup test
 	CRICKET_TEST_RACE=1 go test -vet=off -count=1 -timeout 60m ./test/integration/...
 	@go run ./test/critest --cricketd bin/cricketd --repeat 3
 	@go run ./test/critest --runtime containerd --repeat 2
+	$(MAKE) test-node
 
 test-node: build ## Cricket in a virtual machine with systemd, cgroup v2 and AppArmor
-	@hack/setup test
+	@hack/setup node
 	@go run ./test/critest --bundle .cache/bundle
-	@go run ./test/node --tools .cache/bundle/tools --images .cache/bundle/images
+	@go run ./test/node
 
 lint: ## go vet, golangci-lint
 	go vet ./...
