@@ -34,7 +34,10 @@ func (s *Server) callWith(_ context.Context, rt oci.Runtime, dir string, overlay
 	argv := args(log)
 	var ended <-chan status
 	spawn := func() error {
-		_, ch, err := s.reaper.spawn(argv, &syscall.ProcAttr{Dir: dir, Env: runtimeEnv(), Files: streams.fds()})
+		// A session of its own: not all runtimes make one for the processes of an exec,
+		// and by it their descendants are known.
+		sys := &syscall.SysProcAttr{Setsid: true}
+		_, ch, err := s.reaper.spawn(argv, &syscall.ProcAttr{Dir: dir, Env: runtimeEnv(), Files: streams.fds(), Sys: sys})
 		if err != nil {
 			return fmt.Errorf("run %s: %w", argv[0], err)
 		}

@@ -28,6 +28,7 @@ type execution struct {
 	master  *os.File
 	pumps   []*pump
 	process Created
+	group   int // the session that it began in, 0 if unknown
 	ended   <-chan status
 }
 
@@ -150,7 +151,7 @@ func (e *execution) spawn(ctx context.Context) error {
 	}
 	e.ended = c.srv.reaper.claim(e.process.Pid, began)
 	if st, err := readProc(e.process.Pid); err == nil { // else it has ended already
-		e.process.StartTime = st.start
+		e.process.StartTime, e.group = st.start, st.session
 	}
 	if e.console == nil {
 		return nil
@@ -200,7 +201,7 @@ func (e *execution) wait() runtime.Exit {
 		return runtime.Exit{Code: st.code, At: st.at}
 	case <-late:
 	}
-	if err := killTree(e.process, e.c.rec.Cgroup); err != nil {
+	if err := killTree(e.process, e.group, e.c.rec.Cgroup); err != nil {
 		e.c.srv.log.Warn("kill exec that took too long", slog.String("container", e.c.rec.Request.ID), slog.Any("error", err))
 	}
 	st := <-e.ended

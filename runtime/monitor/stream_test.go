@@ -112,13 +112,13 @@ func TestExecOutlivesClient(t *testing.T) {
 			_, err := n.client.Exec(ctx, req.ID, ExecRequest{Process: payload("family"), Timeout: 1500 * time.Millisecond}, runtime.Streams{Stdout: &out})
 			done <- err
 		}()
-		n.eventually("the family is there", func() bool { return inside(t, n.client, req.ID) == 8 })
+		n.eventually("the family is there", func() bool { return inside(t, n.client, req.ID) == 9 })
 		cancel()
 		if err := <-done; !errors.Is(err, context.Canceled) {
 			t.Errorf("exec = %v", err)
 		}
-		if got := inside(t, n.client, req.ID); got != 8 {
-			t.Errorf("%d processes after the client left, want 8", got)
+		if got := inside(t, n.client, req.ID); got != 9 {
+			t.Errorf("%d processes after the client left, want 9", got)
 		}
 		n.eventually("the timeout has struck all the same", func() bool { return inside(t, n.client, req.ID) == 1 })
 	})

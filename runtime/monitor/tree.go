@@ -9,14 +9,14 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// killTree kills a process, its descendants and whatever is in its session, again and
-// again until none is left. Who has left the session and lost all its ancestors cannot
+// killTree kills a process, its descendants and whatever is in the session, again and
+// again until none is left. session is the one that the process began in, 0 if unknown. Who has left the session and lost all its ancestors cannot
 // be told from the container's own processes, and stays.
-func killTree(root Created, cg cgroup) error {
+func killTree(root Created, session int, cg cgroup) error {
 	known := map[int]uint64{root.Pid: root.StartTime}
 	pause := time.Millisecond
 	for waited := time.Duration(0); waited < killTime; waited += pause {
-		addTree(known, root.Pid, candidates(cg))
+		addTree(known, session, candidates(cg))
 		alive := 0
 		for pid, start := range known {
 			st, err := readProc(pid)
@@ -55,8 +55,8 @@ func candidates(cg cgroup) []int {
 }
 
 // addTree adds to known, which maps process ids to start times, every candidate that
-// descends from one that is known or shares root's session.
-func addTree(known map[int]uint64, root int, candidates []int) {
+// descends from one that is known or is in the session.
+func addTree(known map[int]uint64, session int, candidates []int) {
 	stats := make(map[int]procStat)
 	for _, pid := range candidates {
 		if st, err := readProc(pid); err == nil {
@@ -70,7 +70,7 @@ func addTree(known map[int]uint64, root int, candidates []int) {
 				continue
 			}
 			_, child := known[st.parent]
-			if child || st.session == root {
+			if child || session != 0 && st.session == session {
 				known[pid] = st.start
 				grown = true
 			}

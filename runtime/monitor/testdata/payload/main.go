@@ -78,8 +78,16 @@ func main() {
 				panic(err)
 			}
 		}
+		orphan := exec.Command("/payload", "orphan")
+		if err := orphan.Run(); err != nil {
+			panic(err)
+		}
 		fmt.Println("family ready")
 		time.Sleep(time.Hour)
+	case "orphan": // a grandchild without a parent
+		if err := exec.Command("/payload", "sleep", "3600000").Start(); err != nil {
+			panic(err)
+		}
 	case "child":
 		c := exec.Command("/payload", "sleep", "3600000")
 		c.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
