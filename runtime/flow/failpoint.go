@@ -7,6 +7,7 @@ import (
 	"os"
 	"strings"
 	"syscall"
+	"time"
 )
 
 // FailpointFile is the environment variable that names the file in which tests say
@@ -31,9 +32,13 @@ func failpoint(flow, step string, at Moment) error {
 		return nil
 	}
 	os.Remove(file)
-	if action == "kill" {
+	switch action {
+	case "kill":
 		syscall.Kill(os.Getpid(), syscall.SIGKILL)
 		select {} // until the signal arrives
+	case "slow":
+		time.Sleep(time.Second)
+		return nil
 	}
 	return fmt.Errorf("failpoint %s", name)
 }
