@@ -10,8 +10,6 @@ import (
 	"strings"
 	"syscall"
 
-	"github.com/containerd/errdefs"
-
 	"github.com/cricket-cri/cricket/runtime/oci"
 )
 
@@ -80,7 +78,7 @@ func runtimeError(rt oci.Runtime, st status, log string) error {
 	if text == "" {
 		text = fmt.Sprintf("exit code %d", st.code)
 	}
-	return fmt.Errorf("run %s: %s: %w", rt.Name, text, errdefs.ErrInternal)
+	return fmt.Errorf("run %s: %s: %w", rt.Name, text, oci.Kind(text))
 }
 
 // goneMessage recognizes a runtime's complaint that it does not know the container.
