@@ -27,6 +27,9 @@ func (s *Server) resolve(ctx context.Context, pod *store.Sandbox, rec *store.Con
 	if err != nil {
 		return runtime.Config{}, err
 	}
+	if err := s.resolveTarget(pod, &cfg); err != nil {
+		return runtime.Config{}, err
+	}
 	rec.ImageID, rec.ImageRef = img.ID.String(), img.ID.String()
 	if len(img.RepoDigests) > 0 {
 		rec.ImageRef = img.RepoDigests[0]
@@ -60,6 +63,25 @@ func (s *Server) containerRequest(ctx context.Context, pod *store.Sandbox, rec *
 		ProcessLabel: pod.ProcessLabel, MountLabel: pod.MountLabel,
 		Host: host,
 	}
+}
+
+// resolveTarget turns what the client calls the container whose processes shall be seen
+// into an id of a running one in the same sandbox.
+func (s *Server) resolveTarget(pod *store.Sandbox, cfg *runtime.Config) error {
+	if cfg.PIDTarget == "" {
+		return nil
+	}
+	target, err := s.store.Containers.Find(cfg.PIDTarget)
+	switch {
+	case err != nil:
+		return fmt.Errorf("%s.target_id: %w", namespaceField, err)
+	case target.SandboxID != pod.ID:
+		return badField(namespaceField+".target_id", "the container belongs to another sandbox")
+	case target.State() != v1.ContainerState_CONTAINER_RUNNING:
+		return fmt.Errorf("%s.target_id: the container is not running: %w", namespaceField, errdefs.ErrFailedPrecondition)
+	}
+	cfg.PIDTarget = target.ID
+	return nil
 }
 
 // findImage finds an image that was pulled before. The kubelet sends the reference that
