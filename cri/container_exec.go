@@ -12,6 +12,9 @@ import (
 
 // Exec answers the URL of a session that runs a command in a running container.
 func (s *Server) Exec(_ context.Context, req *v1.ExecRequest) (*v1.ExecResponse, error) {
+	if err := checkCommand(req.GetCmd()); err != nil {
+		return nil, err
+	}
 	rec, _, err := s.runningContainer(req.GetContainerId(), "exec in")
 	if err != nil {
 		return nil, err

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"fmt"
+	"strings"
 	"time"
 
 	"github.com/containerd/errdefs"
@@ -20,8 +21,8 @@ const execOutput = 16<<20 - 4<<10
 // When the timeout passes, the command and its descendants are killed and the answer is
 // DeadlineExceeded. A caller that leaves earlier leaves the command running.
 func (s *Server) ExecSync(ctx context.Context, req *v1.ExecSyncRequest) (*v1.ExecSyncResponse, error) {
-	if len(req.GetCmd()) == 0 {
-		return nil, fmt.Errorf("cmd is empty: %w", errdefs.ErrInvalidArgument)
+	if err := checkCommand(req.GetCmd()); err != nil {
+		return nil, err
 	}
 	if req.GetTimeout() < 0 {
 		return nil, fmt.Errorf("timeout %d is negative: %w", req.GetTimeout(), errdefs.ErrInvalidArgument)
@@ -46,6 +47,19 @@ func (s *Server) ExecSync(ctx context.Context, req *v1.ExecSyncRequest) (*v1.Exe
 	}
 	out, errs := share(stdout.Bytes(), stderr.Bytes())
 	return &v1.ExecSyncResponse{Stdout: out, Stderr: errs, ExitCode: exit.Code}, nil
+}
+
+// checkCommand refuses what cannot be executed, whatever is in the container.
+func checkCommand(cmd []string) error {
+	if len(cmd) == 0 {
+		return badField("cmd", "is empty")
+	}
+	for i, word := range cmd {
+		if strings.ContainsRune(word, 0) {
+			return badField(at("cmd", i), "holds a zero byte")
+		}
+	}
+	return nil
 }
 
 // share cuts two streams that are too long together; each may have half.

@@ -82,6 +82,12 @@ func checkMetadata(m *v1.PodSandboxMetadata) error {
 	case m.GetUid() == "":
 		return badField("config.metadata.uid", "is required")
 	}
+	for field, v := range map[string]string{"name": m.GetName(), "namespace": m.GetNamespace(), "uid": m.GetUid()} {
+		// They become variables and arguments of CNI plugins, which ";" separates.
+		if strings.ContainsAny(v, ";\x00\n") {
+			return badField("config.metadata."+field, "%q holds a character that no name has", v)
+		}
+	}
 	return nil
 }
 
