@@ -99,7 +99,7 @@ func (n *Node) NoPanic() {
 	if err != nil {
 		n.t.Fatal(err)
 	}
-	for _, sign := range []string{"panic", "DATA RACE", "goroutine "} {
+	for _, sign := range []string{"msg=panic", "panic:", "DATA RACE", "fatal error:"} {
 		for line := range strings.Lines(string(data)) {
 			if strings.Contains(line, sign) {
 				n.t.Errorf("the daemon's log has %s", line)
