@@ -21,16 +21,16 @@ func (s *Server) RemoveImage(ctx context.Context, req *v1.RemoveImageRequest) (*
 	if ref == "" {
 		return nil, fmt.Errorf("image.image is empty: %w", errdefs.ErrInvalidArgument)
 	}
-	img, err := s.opts.Images.Get(ref)
-	if errdefs.IsNotFound(err) {
-		return &v1.RemoveImageResponse{}, nil
-	}
-	if err != nil {
+	name := ref
+	switch img, err := s.opts.Images.Get(ref); {
+	case err == nil:
+		name = img.ID.String()
+	case !errdefs.IsNotFound(err): // a removal that was cut short may have left layers
 		return nil, err
 	}
-	op := ops.Spec{Key: ops.Key{Kind: "remove image", Name: img.ID.String()}, Budget: removeImageBudget}
-	_, err = ops.Do(ctx, s.ops, op, func(ctx context.Context) (struct{}, error) {
-		return struct{}{}, s.opts.Images.Remove(ctx, img.ID.String())
+	op := ops.Spec{Key: ops.Key{Kind: "remove image", Name: name}, Budget: removeImageBudget}
+	_, err := ops.Do(ctx, s.ops, op, func(ctx context.Context) (struct{}, error) {
+		return struct{}{}, s.opts.Images.Remove(ctx, name)
 	})
 	if err != nil {
 		return nil, fmt.Errorf("remove image %q: %w", ref, err)

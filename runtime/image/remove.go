@@ -19,7 +19,8 @@ import (
 func (s *Store) Remove(ctx context.Context, ref string) error {
 	img, err := s.Get(ref)
 	if errdefs.IsNotFound(err) {
-		return nil
+		// An earlier attempt may have removed the record and not all of the layers.
+		return classify(s.sweep(ctx))
 	}
 	if err != nil {
 		return err
