@@ -261,7 +261,8 @@ func (c *creation) createProcess(ctx context.Context) error {
 	r.KillAll = c.config.PID != runtime.NamespaceContainer
 	_, err := c.monitor().Create(ctx, *r)
 	if err != nil {
-		return errors.Join(err, c.removeCgroup())
+		// It may have been made and only the answer lost.
+		err = errors.Join(err, c.monitor().Delete(context.WithoutCancel(ctx), c.id), c.removeCgroup())
 	}
-	return nil
+	return err
 }

@@ -35,7 +35,7 @@ var (
 
 // TestMain makes the test binary a monitor, or a pod's first process, if asked.
 func TestMain(m *testing.M) {
-	if len(os.Args) == 2 && os.Args[1] == "pod-init" {
+	if len(os.Args) >= 2 && os.Args[1] == "pod-init" {
 		monitor.PodInit()
 	}
 	if len(os.Args) == 4 && os.Args[1] == "test-monitor" {

@@ -1,6 +1,6 @@
 // Command cricket-monitor supervises the container processes of a node. It is started
 // once, by systemd or by the first daemon that needs it, and goes on when daemons come
-// and go. As "cricket-monitor pod-init" it is process 1 of a shared PID namespace.
+// and go. As "cricket-monitor pod-init POD" it is process 1 of a shared PID namespace.
 package main
 
 import (
@@ -24,7 +24,7 @@ const (
 )
 
 func main() {
-	if len(os.Args) == 2 && os.Args[1] == "pod-init" {
+	if len(os.Args) >= 2 && os.Args[1] == "pod-init" {
 		monitor.PodInit()
 	}
 	debug.SetGCPercent(gcPercent)

@@ -21,6 +21,9 @@ const (
 	// monitorGrace is how long whoever keeps the monitor (systemd) has to start a new
 	// one before the daemon does.
 	monitorGrace = 2 * time.Second
+	// monitorPatience is how long a call waits for a monitor that has died and is being
+	// started again.
+	monitorPatience = 5 * time.Second
 )
 
 // keeper sees to it that a monitor runs, and holds duplicates of what would be lost
@@ -44,7 +47,7 @@ func newKeeper(ctx context.Context, stateDir, logLevel string, log *slog.Logger)
 		Binary: path, Socket: monitorSocket(stateDir), State: filepath.Join(stateDir, "monitor"),
 		LogFile: filepath.Join(stateDir, "monitor.log"), LogLevel: logLevel,
 	}}
-	k.client = monitor.NewClient(monitor.DialUnix(k.start.Socket))
+	k.client = monitor.NewClient(monitor.DialPatiently(k.start.Socket, monitorPatience))
 	k.kept = monitor.NewKeeper(k.client)
 	info, err := k.begin(ctx)
 	if err != nil {
@@ -147,8 +150,9 @@ func (k *keeper) successor(ctx context.Context) (monitor.Info, error) {
 	defer grace.Stop()
 	tick := time.NewTicker(50 * time.Millisecond) // a socket appears without notice
 	defer tick.Stop()
+	now := monitor.NewClient(monitor.DialUnix(k.start.Socket))
 	for {
-		if _, err := k.client.Hello(ctx); err == nil {
+		if _, err := now.Hello(ctx); err == nil {
 			return k.begin(ctx)
 		}
 		select {

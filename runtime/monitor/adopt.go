@@ -26,7 +26,13 @@ func (s *Server) adoptAll() {
 			s.shelf.remove(r.Request.ID, recordSuffix) // it ended with its kernel
 			continue
 		}
-		s.adopt(r)
+		if r.Init.Pid == 0 {
+			if err := s.undoCreation(r); err != nil { // the next monitor tries again
+				s.log.Warn("adopt", slog.String("container", r.Request.ID), slog.Any("error", err))
+			}
+			continue
+		}
+		s.adopt(s.catchUp(r))
 	}
 	for _, h := range holds {
 		s.adoptHold(h)
@@ -36,7 +42,29 @@ func (s *Server) adoptAll() {
 	}
 }
 
+// catchUp brings a record up to a start that an earlier monitor did not record.
+func (s *Server) catchUp(r record) record {
+	if r.Phase != runtime.Created {
+		return r
+	}
+	started, err := s.startedUnseen(r)
+	if err != nil {
+		s.log.Warn("ask for state", slog.String("container", r.Request.ID), slog.Any("error", err))
+	}
+	if !started {
+		return r
+	}
+	r.Phase, r.StartedAt = runtime.Running, time.Now()
+	if err := s.shelf.save(r.Request.ID, recordSuffix, r); err != nil {
+		s.log.Warn("save start", slog.String("container", r.Request.ID), slog.Any("error", err))
+	}
+	return r
+}
+
 func (s *Server) adoptHold(h hold) {
+	if h.Init.Pid == 0 {
+		endStrays(podInitArg, h.ID, 0) // nobody was told of it
+	}
 	pidfd, err := openProcess(h.Init.Pid, h.Init.StartTime)
 	if h.Boot != s.boot || err != nil {
 		s.shelf.remove(h.ID, holdSuffix)

@@ -35,6 +35,35 @@ func DialUnix(path string) func(context.Context) (net.Conn, error) {
 	}
 }
 
+// DialPatiently is DialUnix for a monitor that somebody starts anew when it has died:
+// while nobody answers it tries again, until patience is over. What was being made when
+// the monitor died can so be taken back at once.
+func DialPatiently(path string, patience time.Duration) func(context.Context) (net.Conn, error) {
+	dial := DialUnix(path)
+	return func(ctx context.Context) (net.Conn, error) {
+		conn, err := dial(ctx)
+		if err == nil {
+			return conn, nil
+		}
+		over := time.NewTimer(patience)
+		defer over.Stop()
+		tick := time.NewTicker(10 * time.Millisecond) // a socket appears without notice
+		defer tick.Stop()
+		for {
+			select {
+			case <-ctx.Done():
+				return nil, ctx.Err()
+			case <-over.C:
+				return nil, err
+			case <-tick.C:
+			}
+			if conn, err = dial(ctx); err == nil {
+				return conn, nil
+			}
+		}
+	}
+}
+
 // Hello asks the monitor who it is.
 func (c *Client) Hello(ctx context.Context) (info Info, err error) {
 	return info, c.call(ctx, "hello", "", nil, &info)

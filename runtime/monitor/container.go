@@ -12,6 +12,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/cricket-cri/cricket/runtime"
+	"github.com/cricket-cri/cricket/runtime/flow"
 	"github.com/cricket-cri/cricket/runtime/logfile"
 )
 
@@ -164,24 +165,34 @@ func (c *container) running() bool {
 	}
 }
 
-func (c *container) start(ctx context.Context) (time.Time, error) {
+func (c *container) start(ctx context.Context) (at time.Time, err error) {
 	c.starting.Lock()
 	defer c.starting.Unlock()
 	if st := c.state(); st.Phase != runtime.Created || c.deleted {
 		return time.Time{}, fmt.Errorf("start container that is %s: %w", st.Phase, errdefs.ErrFailedPrecondition)
 	}
+	err = flow.Run(context.WithoutCancel(ctx), "start container",
+		flow.Step{Name: "run runtime", Do: func(ctx context.Context) error {
+			at, err = c.runStart(ctx)
+			return err
+		}},
+		flow.Step{Name: "save record", Do: func(context.Context) error { return c.save() }})
+	return at, err
+}
+
+// runStart lets the OCI runtime start the container and notes that it did.
+func (c *container) runStart(ctx context.Context) (time.Time, error) {
 	rt := c.rec.Request.Runtime
 	if err := c.srv.call(ctx, rt, c.rec.Request.Bundle, func(log string) []string { return rt.Start(log, c.rec.Request.ID) }); err != nil {
 		return time.Time{}, err
 	}
-	at := time.Now()
 	c.mu.Lock()
-	c.rec.StartedAt = at
+	defer c.mu.Unlock()
+	c.rec.StartedAt = time.Now()
 	if c.rec.Phase == runtime.Created {
 		c.rec.Phase = runtime.Running
 	}
-	c.mu.Unlock()
-	return at, c.save()
+	return c.rec.StartedAt, nil
 }
 
 // signal sends sig to init; SIGKILL ends everything in the cgroup.
@@ -203,15 +214,26 @@ func (c *container) signal(sig unix.Signal) error {
 	return nil
 }
 
-// remove ends the container and forgets it.
+// remove ends the container and forgets it. The record goes last: until then the next
+// monitor knows of what is left.
 func (c *container) remove(ctx context.Context) error {
 	c.starting.Lock()
 	defer c.starting.Unlock()
 	req := c.rec.Request
-	if err := c.signal(unix.SIGKILL); err != nil {
-		return err
-	}
-	rt := req.Runtime
+	return flow.Run(context.WithoutCancel(ctx), "delete container",
+		flow.Step{Name: "kill processes", Do: func(context.Context) error { return c.signal(unix.SIGKILL) }},
+		flow.Step{Name: "delete from runtime", Do: c.runDelete},
+		flow.Step{Name: "remove files", Do: func(context.Context) error {
+			c.release()
+			removeFiles(req.Bundle)
+			return nil
+		}},
+		flow.Step{Name: "remove record", Do: func(context.Context) error { return c.srv.shelf.remove(req.ID, recordSuffix) }})
+}
+
+// runDelete returns when the OCI runtime has forgotten the container and it has exited.
+func (c *container) runDelete(ctx context.Context) error {
+	req, rt := c.rec.Request, c.rec.Request.Runtime
 	err := c.srv.call(ctx, rt, req.Bundle, func(log string) []string { return rt.Delete(log, req.ID) })
 	if err != nil && !goneMessage(err) {
 		return err
@@ -221,6 +243,11 @@ func (c *container) remove(ctx context.Context) error {
 	if _, err := c.wait(ctx); err != nil {
 		return fmt.Errorf("wait for the end of a killed container: %w", err)
 	}
+	return nil
+}
+
+// release lets go of streams and log; nothing is recorded any more.
+func (c *container) release() {
 	c.mu.Lock()
 	c.deleted = true
 	pumps := c.pumps
@@ -229,6 +256,4 @@ func (c *container) remove(ctx context.Context) error {
 		p.stop()
 	}
 	c.log.Close()
-	removeFiles(req.Bundle)
-	return c.srv.shelf.remove(req.ID, recordSuffix)
 }

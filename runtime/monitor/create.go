@@ -68,6 +68,12 @@ func (s *Server) create(ctx context.Context, req CreateRequest) (Created, error)
 		return Created{}, fmt.Errorf("create container: %w", errdefs.ErrAlreadyExists)
 	}
 	err := flow.Run(ctx, "create container",
+		// Without an init process: what the next monitor has to take back.
+		flow.Step{
+			Name: "save intent",
+			Do:   func(context.Context) error { return n.c.save() },
+			Undo: func(context.Context) error { return s.shelf.remove(req.ID, recordSuffix) },
+		},
 		flow.Step{Name: "open streams", Do: n.openStreams, Undo: n.closeStreams},
 		flow.Step{Name: "run runtime", Do: n.runRuntime, Undo: n.deleteRuntime},
 		flow.Step{Name: "find init", Do: n.findInit},

@@ -35,7 +35,7 @@ func (s *Server) dispatch(ctx context.Context, conn net.Conn, req request) (any,
 	case "delete":
 		return nil, s.remove(ctx, req.ID)
 	case "hold":
-		return with(req, s.hold)
+		return with(req, func(r HoldRequest) (holdReply, error) { return s.hold(ctx, r) })
 	case "release":
 		return nil, s.release(req.ID)
 	}

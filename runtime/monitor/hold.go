@@ -1,15 +1,19 @@
 package monitor
 
 import (
+	"context"
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"syscall"
 	"time"
 
 	"github.com/containerd/errdefs"
 	"github.com/opencontainers/runtime-spec/specs-go"
 	"golang.org/x/sys/unix"
+
+	"github.com/cricket-cri/cricket/runtime/flow"
 )
 
 // held is a process that keeps namespaces.
@@ -61,7 +65,7 @@ func idMap(m []specs.LinuxIDMapping) []syscall.SysProcIDMap {
 	return ids
 }
 
-func (s *Server) hold(r HoldRequest) (holdReply, error) {
+func (s *Server) hold(ctx context.Context, r HoldRequest) (holdReply, error) {
 	if !validID(r.ID) || len(r.Namespaces) == 0 {
 		return holdReply{}, fmt.Errorf("check hold: %w", errdefs.ErrInvalidArgument)
 	}
@@ -79,7 +83,7 @@ func (s *Server) hold(r HoldRequest) (holdReply, error) {
 	if taken {
 		return holdReply{}, fmt.Errorf("hold namespaces: %w", errdefs.ErrAlreadyExists)
 	}
-	if err := s.startHold(r, h, attr); err != nil {
+	if err := s.startHold(ctx, r, h, attr); err != nil {
 		s.mu.Lock()
 		delete(s.holds, r.ID)
 		s.mu.Unlock()
@@ -88,34 +92,58 @@ func (s *Server) hold(r HoldRequest) (holdReply, error) {
 	return holdReply{Pid: h.hold.Init.Pid}, nil
 }
 
-func (s *Server) startHold(r HoldRequest, h *held, attr *syscall.SysProcAttr) error {
+func (s *Server) startHold(ctx context.Context, r HoldRequest, h *held, attr *syscall.SysProcAttr) error {
+	h.hold = hold{ID: r.ID, Boot: s.boot}
+	save := func(context.Context) error { return s.shelf.save(r.ID, holdSuffix, h.hold) }
+	return flow.Run(context.WithoutCancel(ctx), "hold namespaces",
+		// Without a process: what the next monitor has to look for.
+		flow.Step{Name: "save intent", Do: save, Undo: func(context.Context) error { return s.shelf.remove(r.ID, holdSuffix) }},
+		flow.Step{
+			Name: "start pod init",
+			Do:   func(context.Context) error { return s.startPodInit(h, attr) },
+			Undo: func(context.Context) error { return h.end() },
+		},
+		flow.Step{Name: "save record", Do: save})
+}
+
+// startPodInit gives the process the pod's id as an argument, by which it is found if
+// the monitor dies before it has noted the process id.
+func (s *Server) startPodInit(h *held, attr *syscall.SysProcAttr) error {
 	streams, err := nullStreams()
 	if err != nil {
 		return err
 	}
 	defer streams.close()
-	pid, ended, err := s.reaper.spawn(s.podInit, &syscall.ProcAttr{
+	pid, ended, err := s.reaper.spawn(append(slices.Clone(s.podInit), h.hold.ID), &syscall.ProcAttr{
 		Dir: "/", Env: []string{"GODEBUG=madvdontneed=1", "GOMAXPROCS=1"}, Files: streams.fds(), Sys: attr,
 	})
 	if err != nil {
 		return fmt.Errorf("start pod init: %w", err)
 	}
+	h.ended = ended
 	st, err := readProc(pid)
 	if err != nil {
 		return fmt.Errorf("find pod init: %w", err)
 	}
-	h.hold = hold{ID: r.ID, Boot: s.boot, Init: Created{Pid: pid, StartTime: st.start}}
-	h.ended = ended
-	if h.pidfd, err = openProcess(pid, st.start); err != nil {
+	h.hold.Init = Created{Pid: pid, StartTime: st.start}
+	h.pidfd, err = openProcess(pid, st.start)
+	return err
+}
+
+// end kills the process and returns when it is dead.
+func (h *held) end() error {
+	if err := sendSignal(h.pidfd, unix.SIGKILL); err != nil {
 		return err
 	}
-	if err := s.shelf.save(r.ID, holdSuffix, h.hold); err != nil {
-		unix.Kill(pid, unix.SIGKILL)
-		<-ended
-		h.pidfd.Close()
-		return err
+	if h.ended == nil {
+		return waitProcess(h.pidfd)
 	}
-	return nil
+	select {
+	case <-h.ended:
+		return nil
+	case <-time.After(killTime):
+		return errdefs.ErrUnavailable
+	}
 }
 
 // release ends a held process. With a PID namespace everything in it ends too.
@@ -126,16 +154,7 @@ func (s *Server) release(id string) error {
 	if !ok || h.pidfd == nil {
 		return nil
 	}
-	if err := sendSignal(h.pidfd, unix.SIGKILL); err != nil {
-		return fmt.Errorf("release namespaces: %w", err)
-	}
-	if h.ended != nil {
-		select {
-		case <-h.ended:
-		case <-time.After(killTime):
-			return fmt.Errorf("release namespaces: %w", errdefs.ErrUnavailable)
-		}
-	} else if err := waitProcess(h.pidfd); err != nil {
+	if err := h.end(); err != nil {
 		return fmt.Errorf("release namespaces: %w", err)
 	}
 	s.mu.Lock()

@@ -25,7 +25,7 @@ type Options struct {
 	// State is the directory for records; it is made if it is missing.
 	State string
 	// PodInit is the command line of the process that Hold starts. It defaults to this
-	// program with the argument pod-init.
+	// program with the argument pod-init. The pod's id is appended.
 	PodInit []string
 	Log     *slog.Logger
 
@@ -64,7 +64,7 @@ func NewServer(o Options) (*Server, error) {
 		o.Log = slog.New(slog.DiscardHandler)
 	}
 	if o.PodInit == nil {
-		o.PodInit = []string{"/proc/self/exe", "pod-init"}
+		o.PodInit = []string{"/proc/self/exe", podInitArg}
 	}
 	if err := os.MkdirAll(o.State, 0o700); err != nil {
 		return nil, fmt.Errorf("make state directory: %w", err)
