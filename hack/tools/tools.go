@@ -27,6 +27,12 @@ type Tool struct {
 	Cgo     bool
 	Test    bool // the package's test binary is the program
 	Changes []Change
+	// LDFlags are for the linker, besides those that strip the program.
+	LDFlags string `json:",omitempty"`
+	// Staging is the version of the modules that the module's go.mod replaces by
+	// directories of its repository, StagingSum one hash of what all of them hold.
+	Staging    string `json:",omitempty"`
+	StagingSum string `json:",omitempty"`
 }
 
 // Change replaces text that occurs exactly once in a source file. Build prints it.
@@ -41,6 +47,9 @@ const (
 	containerd = "github.com/containerd/containerd/v2@v2.4.2"
 	ctrdSum    = "h1:p6Qg+xbEz8lvwdhHDx0U469xENvp4LgGBx+E7djXkGw="
 	runcSum    = "h1:eUUowc2WJCnFYzI87C1WqRcu356Dk/wsoi90y+2wEfE="
+	kubernetes = "1.37.2"
+	kubeSum    = "h1:A2VDEiObzkYqFTKhSsn0ZEb0RlLEXpHWj93gi2HqEwE="
+	stagingSum = "49742db6a4bfc83acabd06d176f8eacb"
 )
 
 // Crictl is the client that people use by hand.
@@ -86,6 +95,23 @@ func Containerd() []Tool {
 	}
 }
 
+// Kubelet is the node's agent, Cricket's client in a cluster. It says v0.0.0-master of
+// itself unless the linker tells it better.
+func Kubelet() Tool {
+	var flags []string
+	minor := strings.Split(kubernetes, ".")[1]
+	for _, pkg := range []string{"k8s.io/component-base/version", "k8s.io/client-go/pkg/version"} {
+		for _, v := range []string{"gitVersion=v" + kubernetes, "gitMajor=1", "gitMinor=" + minor, "gitTreeState=archive"} {
+			flags = append(flags, "-X "+pkg+"."+v)
+		}
+	}
+	return Tool{
+		Name: "kubelet", Module: "k8s.io/kubernetes@v" + kubernetes, Sum: kubeSum, Package: "./cmd/kubelet",
+		Tags: "selinux,notest,grpcnotrace,providerless", LDFlags: strings.Join(flags, " "),
+		Staging: "v" + strings.Replace(kubernetes, "1", "0", 1), StagingSum: stagingSum,
+	}
+}
+
 // Builder builds tools. Two builders may share a cache, but not at the same time.
 type Builder struct {
 	Cache string
@@ -113,6 +139,11 @@ func (b Builder) Build(ctx context.Context, t Tool) (string, error) {
 	b.Say("build %s from %s", t.Name, t.Module)
 	if err := t.unpack(ctx, src); err != nil {
 		return "", fmt.Errorf("unpack %s: %w", t.Module, err)
+	}
+	if t.Staging != "" {
+		if err := t.unstage(ctx, src); err != nil {
+			return "", err
+		}
 	}
 	for _, c := range t.Changes {
 		if err := b.apply(src, c); err != nil {
@@ -185,7 +216,7 @@ func (t Tool) compile(ctx context.Context, src, out string) error {
 	if t.Test {
 		args = []string{"test", "-c", "-vet=off"}
 	}
-	args = append(args, "-trimpath", "-buildvcs=false", "-ldflags=-s -w", "-tags="+t.Tags, "-o", out, t.Package)
+	args = append(args, "-trimpath", "-buildvcs=false", "-ldflags="+strings.TrimSpace("-s -w "+t.LDFlags), "-tags="+t.Tags, "-o", out, t.Package)
 	c := exec.CommandContext(ctx, "go", args...)
 	c.Dir = src
 	cgo := "0"

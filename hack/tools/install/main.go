@@ -27,7 +27,7 @@ func run() error {
 	flag.Parse()
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt)
 	defer stop()
-	known := map[string]tools.Tool{"crictl": tools.Crictl(), "runc": tools.Runc(), "golangci-lint": tools.Linter()}
+	known := map[string]tools.Tool{"crictl": tools.Crictl(), "runc": tools.Runc(), "golangci-lint": tools.Linter(), "kubelet": tools.Kubelet()}
 	for _, t := range tools.Containerd() {
 		known[t.Name] = t
 	}
