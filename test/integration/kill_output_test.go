@@ -210,3 +210,25 @@ func TestExitWithoutMonitor(t *testing.T) {
 		t.Errorf("exit code %d (%s), want 5", s.GetExitCode(), s.GetReason())
 	}
 }
+
+// upgradeMonitor sends SIGHUP to the monitor and returns when its program was executed
+// anew, as its log shows.
+func (n *Node) upgradeMonitor(t *testing.T) {
+	t.Helper()
+	served := func() int {
+		text, err := os.ReadFile(filepath.Join(n.Paths.State, "monitor.log"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		return bytes.Count(text, []byte("monitor serves"))
+	}
+	before := served()
+	if err := unix.Kill(n.MonitorPid(), unix.SIGHUP); err != nil {
+		t.Fatal(err)
+	}
+	for deadline := time.Now().Add(15 * time.Second); served() == before; time.Sleep(5 * time.Millisecond) {
+		if time.Now().After(deadline) {
+			t.Fatal("the monitor is not executed anew")
+		}
+	}
+}
