@@ -52,7 +52,14 @@ func (s *Server) removeContainer(ctx context.Context, id string) error {
 			if lc := s.live.container(id); lc != nil {
 				return lc.Remove(ctx)
 			}
-			return nil
+			if rec.Broken == "" {
+				return nil
+			}
+			c, err := s.behind(ctx, id)
+			if err != nil || c == nil {
+				return err
+			}
+			return c.Remove(ctx)
 		}},
 		flow.Step{Name: "forget container", Do: func(context.Context) error { return s.store.Containers.Delete(id) }})
 	if err != nil {

@@ -56,10 +56,29 @@ func (s *Server) stopContainer(ctx context.Context, id string, grace time.Durati
 	}
 	rec, err := s.store.Containers.Get(id)
 	unlock()
+	if err == nil && rec.Broken != "" {
+		return s.endUnknown(ctx, id)
+	}
 	if errdefs.IsNotFound(err) || err == nil && rec.State() != v1.ContainerState_CONTAINER_RUNNING {
 		return nil
 	}
 	return s.endContainer(ctx, rec, grace)
+}
+
+// endUnknown kills a container of which nothing but the id is known: the kubelet stops
+// it before it starts another in its place.
+func (s *Server) endUnknown(ctx context.Context, id string) error {
+	c, err := s.behind(ctx, id)
+	if err != nil || c == nil {
+		return err
+	}
+	if err := c.Signal(ctx, unix.SIGKILL); err != nil && !errdefs.IsNotFound(err) {
+		return fmt.Errorf("kill: %w", err)
+	}
+	if _, err := c.Wait(ctx); err != nil && !errdefs.IsNotFound(err) {
+		return fmt.Errorf("wait for its end: %w", err)
+	}
+	return nil
 }
 
 // endContainer ends a running container and returns when its exit is recorded.

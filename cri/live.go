@@ -1,7 +1,10 @@
 package cri
 
 import (
+	"context"
 	"fmt"
+	"maps"
+	"slices"
 	"sync"
 
 	"github.com/containerd/errdefs"
@@ -69,6 +72,27 @@ func (l *live) forgetContainer(id string) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	delete(l.containers, id)
+}
+
+func (l *live) allSandboxes() []sandbox.Sandbox {
+	l.mu.RLock()
+	defer l.mu.RUnlock()
+	return slices.Collect(maps.Values(l.sandboxes))
+}
+
+// behind finds what is behind a container's record that cannot be read, in whichever
+// sandbox it is; nil if nothing is left of it.
+func (s *Server) behind(ctx context.Context, id string) (runtime.Container, error) {
+	for _, sb := range s.live.allSandboxes() {
+		c, err := sb.Container(ctx, id)
+		if err == nil {
+			return c, nil
+		}
+		if !errdefs.IsNotFound(err) {
+			return nil, fmt.Errorf("find container of unreadable record: %w", err)
+		}
+	}
+	return nil, nil
 }
 
 // runningContainer finds a running container by id or unique prefix. Errors:
