@@ -23,6 +23,10 @@ const (
 	// slack is how many bytes of outdated lines the journal may hold at least before
 	// it is written anew.
 	slack = 1 << 20
+	// rewriteSize is a size that is never right: it makes the next write a rewrite.
+	rewriteSize = math.MaxInt64 / 2
+	// retryDelay is the time between attempts to write what the disk had no room for.
+	retryDelay = 10 * time.Second
 )
 
 // journal is an append-only file of records, the last line of a key being the one that
@@ -40,7 +44,7 @@ type journal struct {
 	done    chan struct{}
 
 	// Owned by the goroutine.
-	file *os.File
+	file *os.File // nil until it could be written
 	size int64
 	last map[string][]byte // what the file says
 }
@@ -70,7 +74,10 @@ func openJournal(dir string, log *slog.Logger) (*journal, map[string][]byte, err
 		log.Warn("journal has damaged lines", "path", j.path, "lines", skipped)
 	}
 	if err := j.rewrite(); err != nil {
-		return nil, nil, err
+		// A full disk: it must be possible to start and to delete. The file stays as it
+		// is, and the next change is another attempt.
+		log.Error("journal cannot be written", "path", j.path, "error", err)
+		j.size = rewriteSize
 	}
 	old := make(map[string][]byte, len(j.last))
 	for k, v := range j.last {
@@ -131,40 +138,49 @@ func (j *journal) put(key string, record []byte) {
 
 func (j *journal) run() {
 	defer close(j.done)
+	var retry <-chan time.Time
 	for {
 		select {
 		case <-j.quit:
 			j.commit()
 			return
 		case <-j.wake:
+		case <-retry:
 		}
 		select {
 		case <-j.quit:
 		case <-time.After(commitDelay):
 		}
-		j.commit()
+		retry = nil
+		if !j.commit() {
+			retry = time.After(retryDelay)
+		}
 	}
 }
 
-// commit writes and syncs what is pending. What cannot be written stays pending.
-func (j *journal) commit() {
+// commit writes and syncs what is pending. What cannot be written stays pending, and
+// the result is false.
+func (j *journal) commit() bool {
 	j.mu.Lock()
 	batch := j.pending
 	j.pending = map[string][]byte{}
 	j.mu.Unlock()
 	if len(batch) == 0 {
-		return
+		return true
 	}
-	if err := j.write(batch); err != nil {
-		j.log.Error("journal cannot be written", "path", j.path, "error", err)
-		j.mu.Lock()
-		for k, v := range batch {
-			if _, newer := j.pending[k]; !newer {
-				j.pending[k] = v
-			}
+	err := j.write(batch)
+	if err == nil {
+		return true
+	}
+	j.log.Error("journal cannot be written", "path", j.path, "error", err)
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	for k, v := range batch {
+		if _, newer := j.pending[k]; !newer {
+			j.pending[k] = v
 		}
-		j.mu.Unlock()
 	}
+	return false
 }
 
 func (j *journal) write(batch map[string][]byte) error {
@@ -191,7 +207,7 @@ func (j *journal) write(batch map[string][]byte) error {
 		return j.rewrite()
 	}
 	if _, err := j.file.Write(text); err != nil {
-		j.size = math.MaxInt64 / 2 // the next attempt writes it anew
+		j.size = rewriteSize // part of it may be there
 		return err
 	}
 	j.size += int64(len(text))
@@ -246,5 +262,8 @@ func syncDir(dir string) error {
 func (j *journal) close() error {
 	close(j.quit)
 	<-j.done
+	if j.file == nil {
+		return nil
+	}
 	return j.file.Close()
 }
