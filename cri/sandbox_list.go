@@ -5,6 +5,7 @@ import (
 	"strings"
 
 	"google.golang.org/grpc"
+	"google.golang.org/protobuf/proto"
 	v1 "k8s.io/cri-api/pkg/apis/runtime/v1"
 
 	"github.com/cricket-cri/cricket/cri/store"
@@ -15,8 +16,12 @@ func (s *Server) ListPodSandbox(_ context.Context, req *v1.ListPodSandboxRequest
 	return &v1.ListPodSandboxResponse{Items: s.listSandboxes(req.GetFilter())}, nil
 }
 
-// streamBatch is how many items one message of a streaming list carries.
-const streamBatch = 100
+// One message of a streaming list carries at most so many items, and no more bytes
+// unless a single item has them: clients take 16 MiB, many less.
+const (
+	streamBatch = 100
+	streamBytes = 1 << 20
+)
 
 // StreamPodSandboxes is ListPodSandbox in parts.
 func (s *Server) StreamPodSandboxes(req *v1.StreamPodSandboxesRequest, stream grpc.ServerStreamingServer[v1.StreamPodSandboxesResponse]) error {
@@ -26,9 +31,14 @@ func (s *Server) StreamPodSandboxes(req *v1.StreamPodSandboxesRequest, stream gr
 }
 
 // inBatches sends items in parts, none of them empty.
-func inBatches[T any](items []T, send func([]T) error) error {
+func inBatches[T proto.Message](items []T, send func([]T) error) error {
 	for len(items) > 0 {
-		n := min(streamBatch, len(items))
+		n, size := 1, proto.Size(items[0])
+		for ; n < min(streamBatch, len(items)); n++ {
+			if size += proto.Size(items[n]); size > streamBytes {
+				break
+			}
+		}
 		if err := send(items[:n]); err != nil {
 			return err
 		}
