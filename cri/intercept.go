@@ -10,11 +10,13 @@ import (
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
+	v1 "k8s.io/cri-api/pkg/apis/runtime/v1"
 
 	"github.com/cricket-cri/cricket/cri/ops"
 )
 
-// slowCall is the duration from which a call is worth a line at level info.
+// slowCall is the duration from which a call is worth a line at level info. A stream of
+// events lasts for as long as its client wants.
 const slowCall = 10 * time.Second
 
 // Interceptor sees every call from both sides: it logs it, counts it, turns its error
@@ -81,7 +83,7 @@ func (i *Interceptor) end(log *slog.Logger, method string, began time.Time, err 
 		log.Debug("call failed", append(args, "error", err)...)
 	case err != nil:
 		log.Warn("call failed", append(args, "error", err)...)
-	case took > slowCall:
+	case took > slowCall && method != v1.RuntimeService_GetContainerEvents_FullMethodName:
 		log.Info("call was slow", args...)
 	default:
 		log.Debug("call done", args...)
