@@ -44,6 +44,8 @@ func metrics() []metric {
 			func(s sample) *uint64 { return s.OOMKills }},
 		{"container_threads", "Threads", gauge,
 			func(s sample) *uint64 { return s.Pids }},
+		{"container_last_seen", "Time of the other figures, in seconds since 1970", gauge,
+			func(s sample) *uint64 { at := uint64(s.At.Unix()); return &at }},
 		{"container_pressure_cpu_waiting_seconds_total", "Time for which some task waited for CPU", counter,
 			func(s sample) *uint64 { return pressure(s.CPUPressure, some) }},
 		{"container_pressure_cpu_stalled_seconds_total", "Time for which no task got CPU", counter,

@@ -35,7 +35,7 @@ type networkMetric struct {
 // ListMetricDescriptors describes the metrics of ListPodSandboxMetrics.
 func (s *Server) ListMetricDescriptors(context.Context, *v1.ListMetricDescriptorsRequest) (*v1.ListMetricDescriptorsResponse, error) {
 	var all []*v1.MetricDescriptor
-	for _, m := range metrics() {
+	for _, m := range append(metrics(), startMetric()) {
 		all = append(all, &v1.MetricDescriptor{Name: m.name, Help: m.help, LabelKeys: metricLabels})
 	}
 	keys := append(append([]string(nil), metricLabels...), interfaceLabel)
@@ -66,7 +66,7 @@ func (s *Server) listMetrics(ctx context.Context) []*v1.PodSandboxMetrics {
 		labels := []string{"", r.ID, "", "", meta.GetNamespace(), meta.GetName()}
 		pod := &v1.PodSandboxMetrics{
 			PodSandboxId: r.ID,
-			Metrics:      append(values(sample, labels), networkValues(sample, labels)...),
+			Metrics:      append(values(sample, r.CreatedAt, labels), networkValues(sample, labels)...),
 		}
 		for _, c := range s.store.ContainersOf(r.ID) {
 			if m := s.containerMetrics(ctx, c, meta); m != nil {
@@ -89,11 +89,19 @@ func (s *Server) containerMetrics(ctx context.Context, r *store.Container, pod *
 	}
 	name := r.Config.GetMetadata().GetName()
 	labels := []string{name, r.ID, imageSpec(r).GetImage(), r.ID, pod.GetNamespace(), pod.GetName()}
-	return &v1.ContainerMetrics{ContainerId: r.ID, Metrics: values(&sample, labels)}
+	return &v1.ContainerMetrics{ContainerId: r.ID, Metrics: values(&sample, r.StartedAt, labels)}
 }
 
-func values(s *stat.Sample, labels []string) []*v1.Metric {
-	var all []*v1.Metric
+// startMetric is the one figure that no sample holds.
+func startMetric() metric {
+	return metric{name: "container_start_time_seconds", help: "Start time, in seconds since 1970", kind: v1.MetricType_GAUGE}
+}
+
+func values(s *stat.Sample, started time.Time, labels []string) []*v1.Metric {
+	since, m := uint64(started.Unix()), startMetric()
+	all := []*v1.Metric{{
+		Name: m.name, Timestamp: nanos(s.At), MetricType: m.kind, LabelValues: labels, Value: figure(&since),
+	}}
 	for _, m := range metrics() {
 		if v := m.value(s); v != nil {
 			all = append(all, &v1.Metric{

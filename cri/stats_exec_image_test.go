@@ -231,6 +231,7 @@ func TestMetricsFitTheirDescriptors(t *testing.T) {
 		"container_cpu_usage_seconds_total run,run,busybox,run,ns,pod":  2,
 		"container_network_receive_bytes_total ,s1,,,ns,pod,eth0":       7,
 		"container_memory_working_set_bytes run,run,busybox,run,ns,pod": 4096,
+		"container_start_time_seconds run,run,busybox,run,ns,pod":       uint64(s.store.ContainersOf("s1")[0].StartedAt.Unix()),
 	} {
 		if got[key] != want {
 			t.Errorf("%s = %d, want %d", key, got[key], want)
