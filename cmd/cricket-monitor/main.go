@@ -12,6 +12,7 @@ import (
 	"os/signal"
 	"runtime/debug"
 
+	"github.com/containerd/errdefs"
 	"golang.org/x/sys/unix"
 
 	"github.com/cricket-cri/cricket/runtime/monitor"
@@ -39,6 +40,9 @@ func main() {
 	defer stop()
 	if err := monitor.Run(ctx, monitor.RunOptions{Socket: *socket, State: *state, Log: log}); err != nil {
 		fmt.Fprintln(os.Stderr, "cricket-monitor:", err)
+		if errdefs.IsAlreadyExists(err) {
+			os.Exit(monitor.BusyExit)
+		}
 		os.Exit(1)
 	}
 }

@@ -29,6 +29,10 @@ type StartOptions struct {
 // startTime bounds how long a new monitor may take to answer.
 const startTime = 20 * time.Second
 
+// BusyExit is the exit code of a monitor that found the socket in use: by one that does
+// not answer yet, or by one that is dying.
+const BusyExit = 75
+
 // Start makes sure that a monitor answers on the socket: it starts one, detached from
 // the caller's session, unless there is one already. Of several callers at once, only
 // one starts it. It must not be called in a process that runs a Server.
@@ -48,12 +52,17 @@ func Start(ctx context.Context, o StartOptions) (Info, error) {
 	if info, err := client.Hello(ctx); err == nil {
 		return info, nil // another caller was faster
 	}
+	ctx, cancel := context.WithTimeout(ctx, startTime)
+	defer cancel()
+	return insist(ctx, o, client)
+}
+
+// insist starts a monitor, again while another is coming or going, until one answers.
+func insist(ctx context.Context, o StartOptions, client *Client) (Info, error) {
 	died, err := spawnMonitor(o)
 	if err != nil {
 		return Info{}, err
 	}
-	ctx, cancel := context.WithTimeout(ctx, startTime)
-	defer cancel()
 	tick := time.NewTicker(5 * time.Millisecond) // the socket appears without notice
 	defer tick.Stop()
 	for {
@@ -64,6 +73,14 @@ func Start(ctx context.Context, o StartOptions) (Info, error) {
 		select {
 		case <-tick.C:
 		case cause := <-died:
+			var exit *exec.ExitError
+			if errors.As(cause, &exit) && exit.ExitCode() == BusyExit {
+				<-tick.C
+				if died, err = spawnMonitor(o); err != nil {
+					return Info{}, err
+				}
+				continue
+			}
 			return Info{}, fmt.Errorf("start monitor: it ended at once: %w: %w", errdefs.ErrUnavailable, cause)
 		case <-ctx.Done():
 			return Info{}, fmt.Errorf("start monitor: %w", errors.Join(errdefs.ErrUnavailable, err))
