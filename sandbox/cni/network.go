@@ -8,6 +8,7 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
+	"sync"
 	"time"
 
 	"github.com/containerd/errdefs"
@@ -43,6 +44,9 @@ type Network struct {
 	ledger  ledger
 	cni     *libcni.CNIConfig
 	log     *slog.Logger
+	// inherited are the attachments of an earlier daemon, one of whose plugins may still
+	// be at work.
+	inherited sync.Map
 }
 
 // Open makes the ledger's directory if need be. It does not need a configuration.
@@ -54,13 +58,18 @@ func Open(o Options) (*Network, error) {
 	if o.Log == nil {
 		o.Log = slog.New(slog.DiscardHandler)
 	}
-	return &Network{
+	n := &Network{
 		confDir: o.ConfDir,
 		binDirs: o.BinDirs,
 		ledger:  led,
 		cni:     libcni.NewCNIConfigWithCacheDir(o.BinDirs, filepath.Join(o.Root, "cache"), nil),
 		log:     o.Log,
-	}, nil
+	}
+	ids, err := led.ids()
+	for _, id := range ids {
+		n.inherited.Store(id, true)
+	}
+	return n, err
 }
 
 // Status is nil if pods can be connected; else it says what is missing, wrapping
@@ -120,6 +129,12 @@ func (n *Network) Del(ctx context.Context, id string) error {
 		// A torn record: the present configuration is the best guess there is.
 		n.log.Warn("network attachment record is unreadable", "sandbox", id, "error", err)
 		a = attachment{ID: id}
+	}
+	if _, ok := n.inherited.Load(id); ok {
+		if err := endOrphans(ctx, id); err != nil {
+			return err
+		}
+		n.inherited.Delete(id)
 	}
 	list, err := n.listOf(a)
 	if err != nil {
