@@ -16,6 +16,9 @@ const adoptTime = 5 * time.Second
 
 // adoptAll takes over what earlier monitors recorded.
 func (s *Server) adoptAll() {
+	if err := s.shelf.tidy(); err != nil {
+		s.log.Warn("adopt", slog.Any("error", err))
+	}
 	records, bad := load[record](s.shelf, recordSuffix)
 	holds, badHolds := load[hold](s.shelf, holdSuffix)
 	for _, err := range append(bad, badHolds...) {

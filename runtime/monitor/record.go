@@ -36,6 +36,11 @@ type hold struct {
 const (
 	recordSuffix = ".container.json"
 	holdSuffix   = ".hold.json"
+	halfSuffix   = ".new" // being written
+
+	// Files of the dealings with an OCI runtime when a monitor begins.
+	statePrefix   = "state-"
+	callLogPrefix = "runtime-"
 )
 
 // shelf is the directory of records.
@@ -47,10 +52,10 @@ func (s shelf) save(id, suffix string, v any) error {
 		return fmt.Errorf("encode record: %w", err)
 	}
 	path := filepath.Join(s.dir, id+suffix)
-	if err := os.WriteFile(path+".new", b, 0o600); err != nil {
+	if err := os.WriteFile(path+halfSuffix, b, 0o600); err != nil {
 		return fmt.Errorf("write record: %w", err)
 	}
-	if err := os.Rename(path+".new", path); err != nil {
+	if err := os.Rename(path+halfSuffix, path); err != nil {
 		return fmt.Errorf("write record: %w", err)
 	}
 	return nil
@@ -62,6 +67,21 @@ func (s shelf) remove(id, suffix string) error {
 		return fmt.Errorf("remove record: %w", err)
 	}
 	return nil
+}
+
+// tidy removes what a monitor that was killed had not finished writing.
+func (s shelf) tidy() error {
+	entries, err := os.ReadDir(s.dir)
+	if err != nil {
+		return fmt.Errorf("tidy records: %w", err)
+	}
+	for _, e := range entries {
+		name := e.Name()
+		if strings.HasSuffix(name, halfSuffix) || strings.HasPrefix(name, statePrefix) || strings.HasPrefix(name, callLogPrefix) {
+			err = errors.Join(err, os.Remove(filepath.Join(s.dir, name)))
+		}
+	}
+	return err
 }
 
 // load decodes every record of a suffix. Those that cannot be read are returned as

@@ -85,7 +85,7 @@ func (s *Server) undoCreation(r record) error {
 func (s *Server) startedUnseen(r record) (bool, error) {
 	id, rt := r.Request.ID, r.Request.Runtime
 	endStrays("start", id, strayTime)
-	answer, err := os.CreateTemp(s.shelf.dir, "state-")
+	answer, err := os.CreateTemp(s.shelf.dir, statePrefix)
 	if err != nil {
 		return false, err
 	}
