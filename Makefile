@@ -12,7 +12,7 @@ SOCKET := /run/cricket/cricket.sock
 UNIT := ./cri/... ./sandbox/... ./runtime/... ./cmd/... ./hack/... ./test/layout/... ./test/critest/... ./test/harness/... ./test/images/...
 
 .DEFAULT_GOAL := help
-.PHONY: help setup build run test test-unit test-integration test-critest test-long test-node shell race lint bench clean $(wildcard cmd/*)
+.PHONY: help setup build run test test-unit test-integration test-critest test-kubelet test-long test-node shell race lint bench clean $(wildcard cmd/*)
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-18s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -53,15 +53,19 @@ test-integration: ## integration suite against a private cricketd
 test-critest: ## CRI's conformance suite against a private cricketd
 	@go run ./test/critest --cricketd bin/cricketd
 
+test-kubelet: ## a kubelet runs, restarts and removes a static pod on a private cricketd
+	@go run ./test/kubelet --cricketd bin/cricketd
+
 shell: build ## a shell beside a private cricketd, with crictl and the test images
 	@hack/setup test
 	@go run ./test/critest --cricketd bin/cricketd --shell bash
 
-test-long: build ## what takes longer: integration under the race detector, critest three times and against containerd, the virtual node
+test-long: build ## what takes longer: integration under the race detector, critest three times and against containerd, a kubelet, the virtual node
 	@hack/setup test
-	CRICKET_TEST_RACE=1 go test -vet=off -count=1 -timeout 60m ./test/integration/...
+	CRICKET_TEST_RACE=1 CRICKET_TEST_LONG=1 go test -vet=off -count=1 -timeout 60m ./test/integration/...
 	@go run ./test/critest --cricketd bin/cricketd --repeat 3
 	@go run ./test/critest --runtime containerd --repeat 2
+	$(MAKE) test-kubelet
 	$(MAKE) test-node
 
 test-node: build ## Cricket in a virtual machine with systemd, cgroup v2 and AppArmor

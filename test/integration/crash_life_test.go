@@ -29,6 +29,8 @@ type life struct {
 	// pod.
 	containers [2]string
 	attempts   [2]uint32
+	// unknownExit: exits need not be known.
+	unknownExit bool
 	// between is called after each answer, with the request's error. If it returns true,
 	// a failed request is made again.
 	between func(request string, err error) (again bool, fatal error)
@@ -199,7 +201,11 @@ func (l *life) stopContainer(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	if s := r.GetStatus(); s.GetState() != cri.ContainerState_CONTAINER_EXITED || s.GetExitCode() != 7 {
+	s := r.GetStatus()
+	if l.unknownExit && s.GetState() == cri.ContainerState_CONTAINER_EXITED && s.GetReason() == "Unknown" {
+		return nil
+	}
+	if s.GetState() != cri.ContainerState_CONTAINER_EXITED || s.GetExitCode() != 7 {
 		return fmt.Errorf("the stopped container is %s with exit code %d (%s), want 7", s.GetState(), s.GetExitCode(), s.GetReason())
 	}
 	return nil
