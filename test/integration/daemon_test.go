@@ -25,7 +25,10 @@ func (n *Node) hostPod() *cri.PodSandboxConfig {
 // TestSideBySide: two daemons on one machine know nothing of each other.
 func TestSideBySide(t *testing.T) {
 	a := Start(t)
-	a.Pull(images.Busybox) // its mount is no leak of the second one's
+	a.Pull(images.Busybox)
+	ids := map[*Node]string{}
+	p := a.hostPod()
+	ids[a] = a.Run(a.RunPod(p), p, "sleep", "3600") // before the second one looks for leaks
 	state := ""
 	t.Cleanup(func() { // what the second one has mounted is none of the first one's leaks
 		if err := unix.Unmount(state, unix.MNT_DETACH); err != nil && err != unix.EINVAL {
@@ -34,15 +37,8 @@ func TestSideBySide(t *testing.T) {
 	})
 	b := Start(t)
 	state = b.Paths.State
-	ids := map[*Node]string{}
-	p := a.hostPod()
-	for _, n := range []*Node{a, b} {
-		if n == b {
-			n.Pull(images.Busybox)
-		}
-		pod := n.RunPod(p) // of one name in both
-		ids[n] = n.Run(pod, p, "sleep", "3600")
-	}
+	b.Pull(images.Busybox)
+	ids[b] = b.Run(b.RunPod(p), p, "sleep", "3600") // of the same names
 	for _, n := range []*Node{a, b} {
 		r, err := n.Runtime.ListContainers(t.Context(), &cri.ListContainersRequest{})
 		if err != nil || len(r.GetContainers()) != 1 || r.GetContainers()[0].GetId() != ids[n] {

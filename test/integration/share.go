@@ -92,18 +92,18 @@ func (n *Node) Log(p *cri.PodSandboxConfig, c *cri.ContainerConfig) string {
 	return string(data)
 }
 
-// NoPanic fails the test if the daemon's log holds a panic or a data race.
+// NoPanic fails the test if the log of the daemon or of its monitor holds a panic or a
+// data race.
 func (n *Node) NoPanic() {
 	n.t.Helper()
-	data, err := os.ReadFile(n.Paths.Log)
-	if err != nil {
-		n.t.Fatal(err)
-	}
-	for _, sign := range []string{"msg=panic", "panic:", "DATA RACE", "fatal error:"} {
-		for line := range strings.Lines(string(data)) {
-			if strings.Contains(line, sign) {
-				n.t.Errorf("the daemon's log has %s", line)
-				break
+	for _, name := range []string{n.Paths.Log, filepath.Join(n.Paths.State, "monitor.log")} {
+		data, err := os.ReadFile(name)
+		if err != nil && !os.IsNotExist(err) {
+			n.t.Error(err)
+		}
+		for _, sign := range []string{"msg=panic", "panic:", "DATA RACE", "fatal error:"} {
+			if _, after, ok := strings.Cut(string(data), sign); ok {
+				n.t.Errorf("%s has %s%.2000s", filepath.Base(name), sign, after)
 			}
 		}
 	}

@@ -102,6 +102,7 @@ func (n *Node) end() {
 		}
 		n.LeakCheck()
 	}
+	n.NoPanic()
 	if n.t.Failed() {
 		n.t.Logf("the end of the daemon's log:\n%s", n.LogTail(80))
 	}
