@@ -1,4 +1,6 @@
 # critest against the Cricket that the units started.
+echo 'profile node-silent { }' >/run/silent.profile
+check "apparmor_parser has nothing to say" sh -c '! sudo apparmor_parser -r -W /run/silent.profile 2>&1 | grep .'
 check "cricket check" cricket check
 $payload/tools/critest-runner --endpoint $endpoint --reports /var/tmp/reports >/var/tmp/critest.out 2>&1 ||
 	echo "not ok critest: $(tail -n 1 /var/tmp/critest.out)"
