@@ -59,7 +59,6 @@ func TestEvents(t *testing.T) {
 	const pods = 5
 	type life struct {
 		pod, exits, stopped string
-		want                []string
 	}
 	lives := AllOf(pods, func(int) life {
 		p := n.PodConfig()
