@@ -23,6 +23,15 @@ type cgroup struct {
 	Memory  string `json:"memory,omitempty"`  // v1
 	Freezer string `json:"freezer,omitempty"` // v1
 	Pids    string `json:"pids,omitempty"`    // v1
+	// Above are the cgroups over Unified, the nearest first.
+	Above []ancestor `json:"above,omitempty"`
+}
+
+// ancestor is a cgroup and how often the kernel had killed in it or below when the
+// container was made.
+type ancestor struct {
+	Dir      string `json:"dir"`
+	OOMKills uint64 `json:"oomKills"`
 }
 
 // cgroupOf finds the cgroup of a process. What it shares with this process is left
@@ -38,6 +47,7 @@ func cgroupOf(pid int) cgroup {
 		case "":
 			if _, err := os.Stat(cgroupRoot + path + "/cgroup.procs"); err == nil {
 				c.Unified = cgroupRoot + path
+				c.Above = ancestors(cgroupRoot, path)
 			}
 		case "memory":
 			c.Memory = cgroupRoot + "/memory" + path
@@ -69,29 +79,51 @@ func cgroupLines(file string) map[string]string {
 	return paths
 }
 
-// oomKilled reports whether the kernel has killed a process in the cgroup for want of
-// memory.
-func (c cgroup) oomKilled() bool {
-	if c.Unified != "" {
-		return counter(c.Unified+"/memory.events", "oom_kill") > 0
+// ancestors are the cgroups over the one at path, without the root, which has no
+// memory.events.
+func ancestors(root, path string) []ancestor {
+	var above []ancestor
+	for at := filepath.Dir(path); at != "/" && at != "."; at = filepath.Dir(at) {
+		kills, _ := counter(root+at+"/memory.events", "oom_kill")
+		above = append(above, ancestor{root + at, kills})
 	}
-	return c.Memory != "" && counter(c.Memory+"/memory.oom_control", "oom_kill") > 0
+	return above
 }
 
-// counter reads one line of a flat keyed file; 0 if it is not there.
-func counter(file, key string) uint64 {
+// oomKilled reports whether the kernel has killed a process in the cgroup for want of
+// memory. systemd removes a scope as soon as it is empty, often before this is asked;
+// then, if init died of a SIGKILL that nobody here sent (murdered), the nearest cgroup
+// over it that still exists tells, for its counter includes the one that is gone.
+func (c cgroup) oomKilled(murdered bool) bool {
+	if c.Unified == "" {
+		kills, _ := counter(c.Memory+"/memory.oom_control", "oom_kill")
+		return c.Memory != "" && kills > 0
+	}
+	if kills, ok := counter(c.Unified+"/memory.events", "oom_kill"); ok {
+		return kills > 0
+	}
+	for _, a := range c.Above {
+		if kills, ok := counter(a.Dir+"/memory.events", "oom_kill"); ok {
+			return murdered && kills > a.OOMKills
+		}
+	}
+	return false
+}
+
+// counter reads one line of a flat keyed file; false if the file is not there.
+func counter(file, key string) (uint64, bool) {
 	b, err := os.ReadFile(file)
 	if err != nil {
-		return 0
+		return 0, false
 	}
 	for line := range strings.Lines(string(b)) {
 		name, value, _ := strings.Cut(strings.TrimSpace(line), " ")
 		if name == key {
-			n, _ := strconv.ParseUint(value, 10, 64)
-			return n
+			n, err := strconv.ParseUint(value, 10, 64)
+			return n, err == nil
 		}
 	}
-	return 0
+	return 0, false
 }
 
 // tree is the directory whose processes are the container's.

@@ -31,9 +31,9 @@ type container struct {
 	stdin   *os.File // write end of the FIFO; nil if there is none
 	console *os.File // the terminal's master; nil if there is none
 	pumps   []*pump
-	execs   int // for names of files
 	exited  chan struct{}
 	deleted bool
+	killed  bool // SIGKILL was asked for
 	// told delivers an exit that a Keeper learnt while there was no monitor.
 	told chan runtime.Exit
 }
@@ -109,7 +109,10 @@ func (c *container) openOutputs() error {
 // settle makes the end of init known: output first, then the exit.
 func (c *container) settle(exit runtime.Exit) {
 	cg := c.rec.Cgroup // never changes once the process is known
-	exit.OOMKilled = cg.oomKilled()
+	c.mu.Lock()
+	murdered := exit.Code == 128+int32(unix.SIGKILL) && !c.killed
+	c.mu.Unlock()
+	exit.OOMKilled = cg.oomKilled(murdered)
 	if c.rec.Request.KillAll {
 		if err := cg.kill(); err != nil {
 			c.srv.log.Warn("kill cgroup", slog.String("container", c.rec.Request.ID), slog.Any("error", err))
@@ -199,6 +202,7 @@ func (c *container) runStart(ctx context.Context) (time.Time, error) {
 func (c *container) signal(sig unix.Signal) error {
 	c.mu.Lock()
 	pidfd := c.pidfd
+	c.killed = c.killed || sig == unix.SIGKILL
 	c.mu.Unlock()
 	if sig == unix.SIGKILL {
 		if err := c.rec.Cgroup.kill(); err != nil {
