@@ -13,6 +13,7 @@ import (
 	"runtime/debug"
 
 	"github.com/containerd/errdefs"
+	systemd "github.com/coreos/go-systemd/v22/daemon"
 	"golang.org/x/sys/unix"
 
 	"github.com/cricket-cri/cricket/runtime/monitor"
@@ -38,11 +39,24 @@ func main() {
 	log := slog.New(slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{Level: level}))
 	ctx, stop := signal.NotifyContext(context.Background(), unix.SIGTERM, unix.SIGINT)
 	defer stop()
-	if err := monitor.Run(ctx, monitor.RunOptions{Socket: *socket, State: *state, Log: log}); err != nil {
+	err := monitor.Run(ctx, monitor.RunOptions{
+		Socket: *socket, State: *state, Log: log,
+		Ready:     func() { notify(log, systemd.SdNotifyReady) },
+		Upgrading: func() { notify(log, systemd.SdNotifyReloading) },
+	})
+	if err != nil {
 		fmt.Fprintln(os.Stderr, "cricket-monitor:", err)
 		if errdefs.IsAlreadyExists(err) {
 			os.Exit(monitor.BusyExit)
 		}
 		os.Exit(1)
+	}
+}
+
+// notify tells systemd, if that started this program. The process id stays the same
+// over an upgrade, so systemd has nothing to follow.
+func notify(log *slog.Logger, state string) {
+	if _, err := systemd.SdNotify(false, state); err != nil {
+		log.Warn("systemd is not notified", "error", err)
 	}
 }

@@ -19,6 +19,11 @@ type RunOptions struct {
 	Socket string
 	State  string
 	Log    *slog.Logger
+	// Ready, if set, is called when calls are answered: after the start, and again after
+	// every re-exec in place.
+	Ready func()
+	// Upgrading, if set, is called before a re-exec in place.
+	Upgrading func()
 }
 
 // Run is a whole monitor: it claims the socket, adopts what runs and serves until ctx
@@ -58,13 +63,21 @@ func Run(ctx context.Context, o RunOptions) error {
 			case <-ctx.Done():
 				return
 			}
-			if err := s.reexec(ctx, program, l, lock); err != nil {
-				o.Log.Warn("upgrade", slog.Any("error", err))
-			}
+			tell(o.Upgrading)
+			// It returns only if it was put off.
+			o.Log.Warn("upgrade", slog.Any("error", s.reexec(ctx, program, l, lock)))
+			tell(o.Ready)
 		}
 	}()
 	o.Log.Info("monitor serves", slog.String("socket", o.Socket), slog.Int("pid", os.Getpid()))
+	tell(o.Ready)
 	return s.Serve(ctx, l)
+}
+
+func tell(f func()) {
+	if f != nil {
+		f()
+	}
 }
 
 func claimSocket(socket string, h *handoff) (*os.File, error) {
