@@ -1,10 +1,8 @@
 package cri
 
 import (
-	"bufio"
-	"errors"
 	"fmt"
-	"io/fs"
+	"log/slog"
 	"os"
 	"path/filepath"
 	"strings"
@@ -19,7 +17,7 @@ import (
 
 // readHost finds out what the conversions must know of this host. It is read once: what
 // of it can change while the daemon runs is behind functions.
-func readHost() (hostFacts, error) {
+func readHost(log *slog.Logger) (hostFacts, error) {
 	name, err := os.Hostname()
 	if err != nil {
 		return hostFacts{}, fmt.Errorf("read host name: %w", err)
@@ -28,19 +26,20 @@ func readHost() (hostFacts, error) {
 	if err != nil {
 		return hostFacts{}, err
 	}
-	v2 := cgroupV2()
+	v2, armor := cgroupV2(), hostAppArmor()
 	return hostFacts{
-		Hostname:       name,
-		CgroupV2:       v2,
-		Swap:           swapAccounted(v2),
-		Hugetlb:        hugetlbControlled(v2),
-		Seccomp:        exists("/proc/sys/kernel/seccomp/actions_avail"),
-		ReadProfile:    os.ReadFile,
-		AppArmor:       appArmorEnabled(),
-		AppArmorLoaded: appArmorLoaded,
-		SELinux:        selinux.GetEnabled(),
-		SELinuxLabels:  label.InitLabels,
-		Capabilities:   caps,
+		Hostname:        name,
+		CgroupV2:        v2,
+		Swap:            swapAccounted(v2),
+		Hugetlb:         hugetlbControlled(v2),
+		Seccomp:         exists("/proc/sys/kernel/seccomp/actions_avail"),
+		ReadProfile:     os.ReadFile,
+		AppArmor:        armor.enabled(),
+		AppArmorDefault: armor.useDefault(log),
+		AppArmorLoaded:  armor.loaded,
+		SELinux:         selinux.GetEnabled(),
+		SELinuxLabels:   label.InitLabels,
+		Capabilities:    caps,
 	}, nil
 }
 
@@ -76,31 +75,4 @@ func hugetlbControlled(v2 bool) bool {
 	}
 	text, err := os.ReadFile("/sys/fs/cgroup/cgroup.controllers")
 	return err == nil && strings.Contains(" "+string(text)+" ", " hugetlb ")
-}
-
-// appArmorProfiles lists the profiles that the kernel has loaded, one a line with its
-// mode in brackets.
-const appArmorProfiles = "/sys/kernel/security/apparmor/profiles"
-
-func appArmorEnabled() bool {
-	text, err := os.ReadFile("/sys/module/apparmor/parameters/enabled")
-	return err == nil && strings.HasPrefix(string(text), "Y")
-}
-
-func appArmorLoaded(profile string) (bool, error) {
-	f, err := os.Open(appArmorProfiles)
-	if errors.Is(err, fs.ErrNotExist) {
-		return false, nil
-	}
-	if err != nil {
-		return false, fmt.Errorf("read AppArmor profiles: %w", err)
-	}
-	defer f.Close()
-	lines := bufio.NewScanner(f)
-	for lines.Scan() {
-		if strings.HasPrefix(lines.Text(), profile+" (") {
-			return true, nil
-		}
-	}
-	return false, lines.Err()
 }

@@ -105,7 +105,7 @@ func New(o Options) (*Server, error) {
 	if o.Drivers[o.DefaultHandler] == nil {
 		return nil, fmt.Errorf("find default runtime handler %q: %w", o.DefaultHandler, errdefs.ErrNotFound)
 	}
-	host, err := readHost()
+	host, err := readHost(o.Log)
 	if err != nil {
 		return nil, err
 	}
