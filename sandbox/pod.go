@@ -16,6 +16,7 @@ import (
 	"github.com/opencontainers/runtime-spec/specs-go"
 
 	"github.com/cricket-cri/cricket/runtime"
+	"github.com/cricket-cri/cricket/sandbox/cgroup"
 	"github.com/cricket-cri/cricket/sandbox/netns"
 )
 
@@ -38,9 +39,9 @@ type podState struct {
 	Config Config `json:"config"`
 	// Boot is the kernel's boot that the pod was made in.
 	Boot string `json:"boot"`
-	// CgroupTop is the uppermost cgroup made for the pod, empty if all were there.
-	CgroupTop string       `json:"cgroupTop,omitempty"`
-	IPs       []netip.Addr `json:"ips,omitempty"`
+	// CgroupsMade are the uppermost cgroups made for the pod, empty if all were there.
+	CgroupsMade cgroup.Made  `json:"cgroupsMade,omitempty"`
+	IPs         []netip.Addr `json:"ips,omitempty"`
 	// InitPid and InitStart are the process that keeps the PID namespace.
 	InitPid   int    `json:"initPid,omitempty"`
 	InitStart uint64 `json:"initStart,omitempty"`

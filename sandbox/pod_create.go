@@ -95,7 +95,7 @@ func (p *pod) check() error {
 
 // makeDir records the intent: from here on Sweep knows what to undo.
 func (p *pod) makeDir() error {
-	if err := os.Mkdir(p.dir(), 0o711); err != nil {
+	if err := p.makePrivateDir(p.dir()); err != nil {
 		if errors.Is(err, os.ErrExist) {
 			return fmt.Errorf("make sandbox directory: %w: %w", errdefs.ErrAlreadyExists, err)
 		}
@@ -111,6 +111,21 @@ func (p *pod) makeDir() error {
 	return nil
 }
 
+// makePrivateDir makes a directory that root of the host and of the pod's user namespace
+// get through, and no other user of the host: it holds the pod's shared memory and the
+// pipes of its containers, which belong to the pod's own ids.
+func (p *pod) makePrivateDir(dir string) error {
+	if err := os.Mkdir(dir, 0o700); err != nil {
+		return err
+	}
+	_, gid := p.state.Config.root()
+	// The change of the group first: it would take bits of the mode away.
+	if err := errors.Join(os.Chown(dir, 0, gid), os.Chmod(dir, 0o710)); err != nil {
+		return errors.Join(err, os.Remove(dir))
+	}
+	return nil
+}
+
 // makeCgroup makes the pod's cgroup if nobody else has. Slices are systemd's to make,
 // which it does with the first container.
 func (p *pod) makeCgroup(ctx context.Context) error {
@@ -118,11 +133,11 @@ func (p *pod) makeCgroup(ctx context.Context) error {
 	if p.driver.opts.SystemdCgroup || path == "/" {
 		return nil
 	}
-	top, err := p.driver.cgroup.Make(path)
+	made, err := p.driver.cgroup.Make(path)
 	if err != nil {
 		return err
 	}
-	p.state.CgroupTop = top
+	p.state.CgroupsMade = made
 	// Written at once, because nothing else tells a cgroup of ours from another's.
 	err = p.writeState()
 	if err == nil && p.state.Config.CgroupParent == "" {
@@ -142,8 +157,8 @@ func (p *pod) removeCgroup(ctx context.Context) error {
 		return p.stopSlice(ctx)
 	case own:
 		return p.driver.cgroup.Remove(p.cgroupPath(), ownTop(p.cgroupPath()))
-	case p.state.CgroupTop != "":
-		p.driver.cgroup.Prune(p.cgroupPath(), p.state.CgroupTop)
+	default:
+		p.driver.cgroup.Prune(p.cgroupPath(), p.state.CgroupsMade)
 	}
 	return nil
 }

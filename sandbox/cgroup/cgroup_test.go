@@ -18,13 +18,13 @@ import (
 func testPath(t *testing.T, tree *Tree) string {
 	t.Helper()
 	path := "/cricket-test-" + strconv.Itoa(os.Getpid()) + "/a/b"
-	made, err := tree.Make(path)
-	if err != nil {
+	top := filepath.Dir(filepath.Dir(path))
+	if _, err := tree.Make(path); err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() {
 		for range 2 {
-			if err := tree.Remove(path, made); err != nil {
+			if err := tree.Remove(path, top); err != nil {
 				t.Error(err)
 			}
 		}
@@ -182,6 +182,35 @@ func TestRemoveReachesBeside(t *testing.T) {
 	for _, path := range []string{"/pods/one", "/pods"} {
 		if tree.Exists(path) {
 			t.Errorf("%s is left", path)
+		}
+	}
+}
+
+// A kubelet makes cgroups in the hierarchies that it uses, and removes those of pods only.
+func TestPruneSparesWhatOthersMade(t *testing.T) {
+	theirs, ours := t.TempDir(), t.TempDir()
+	tree := newTree(map[string]string{"cpu": theirs, "pids": ours})
+	tree.beside = t.TempDir()
+	if err := os.MkdirAll(theirs+"/pods/burst/one", 0o755); err != nil {
+		t.Fatal(err)
+	}
+	made, err := tree.Make("/pods/burst/one")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := os.MkdirAll(tree.beside+"/pods/burst/one", 0o755); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Remove(theirs + "/pods/burst/one"); err != nil {
+		t.Fatal(err)
+	}
+	tree.Prune("/pods/burst/one", made)
+	if _, err := os.Stat(theirs + "/pods/burst"); err != nil {
+		t.Errorf("what the other program made is gone: %v", err)
+	}
+	for _, root := range []string{ours, tree.beside} {
+		if _, err := os.Stat(root + "/pods"); !os.IsNotExist(err) {
+			t.Errorf("%s/pods is left (%v)", root, err)
 		}
 	}
 }

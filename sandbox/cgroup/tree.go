@@ -150,22 +150,45 @@ func (t *Tree) Exists(path string) bool {
 	return false
 }
 
+// Made is what Make made: the uppermost cgroup in each hierarchy where any was missing,
+// by the hierarchy's mount point.
+type Made map[string]string
+
 // Make makes the cgroup at path and those above it, wherever they are missing. It
-// returns the uppermost one that it made, for Remove; "" if all were there.
-func (t *Tree) Make(path string) (made string, err error) {
+// returns what it made, for Prune: another program may have made the cgroup in some
+// hierarchies only, as a kubelet does.
+func (t *Tree) Make(path string) (Made, error) {
 	if err := checkPath(path); err != nil {
-		return "", err
+		return nil, err
+	}
+	made := Made{}
+	// An OCI runtime will.
+	if top := missing(t.beside, path); t.beside != "" && top != "" {
+		made[t.beside] = top
 	}
 	for _, root := range t.roots() {
 		top, err := t.makeBelow(root, path)
-		if top != "" && (made == "" || len(top) < len(made)) {
-			made = top
+		if top != "" {
+			made[root] = top
 		}
 		if err != nil {
-			return made, errors.Join(fmt.Errorf("make cgroup: %w", err), t.Remove(path, made))
+			t.Prune(path, made)
+			return nil, fmt.Errorf("make cgroup: %w", err)
 		}
 	}
 	return made, nil
+}
+
+// missing is the uppermost cgroup on the way to path that is not there.
+func missing(root, path string) string {
+	at := ""
+	for name := range strings.SplitSeq(path[1:], "/") {
+		at += "/" + name
+		if unix.Access(root+at, unix.F_OK) != nil {
+			return at
+		}
+	}
+	return ""
 }
 
 // makeBelow starts again if an empty parent is removed under its feet by the Remove of
@@ -242,7 +265,7 @@ func (t *Tree) prepare(root, parent, path string) error {
 }
 
 // Remove removes the cgroup at path, with those below it, and then the empty ones
-// above it up to top (what Make returned; "" for path alone). It is idempotent. Processes
+// above it up to top ("" for path alone). It is idempotent. Processes
 // must be gone or going: it waits up to a second for them.
 func (t *Tree) Remove(path, top string) error {
 	if err := checkPath(path); err != nil {
@@ -254,17 +277,26 @@ func (t *Tree) Remove(path, top string) error {
 		}
 	}
 	if top != "" && top != path {
-		t.Prune(filepath.Dir(path), top)
+		every := Made{}
+		for _, root := range t.all() {
+			every[root] = top
+		}
+		t.Prune(filepath.Dir(path), every)
 	}
 	return nil
 }
 
-// Prune removes the empty cgroups from path up to top.
-func (t *Tree) Prune(path, top string) {
-	if checkPath(path) != nil || checkPath(top) != nil || path != top && !strings.HasPrefix(path, top+"/") {
+// Prune removes the empty cgroups from path up to what was made, in each hierarchy. Those
+// that another program made stay.
+func (t *Tree) Prune(path string, made Made) {
+	if checkPath(path) != nil {
 		return
 	}
 	for _, root := range t.all() {
+		top := made[root]
+		if checkPath(top) != nil || path != top && !strings.HasPrefix(path, top+"/") {
+			continue
+		}
 		for at := path; ; at = filepath.Dir(at) {
 			err := unix.Rmdir(root + at)
 			if err != nil && err != unix.ENOENT || at == top {
