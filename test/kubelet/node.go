@@ -1,0 +1,136 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+	"time"
+
+	"golang.org/x/sys/unix"
+	"google.golang.org/grpc"
+	cri "k8s.io/cri-api/pkg/apis/runtime/v1"
+
+	"github.com/cricket-cri/cricket/test/harness"
+	"github.com/cricket-cri/cricket/test/images"
+)
+
+// node is a machine with cricketd and a kubelet. It is for one goroutine.
+type node struct {
+	daemon  *harness.Daemon
+	kubelet *kubelet
+	runtime cri.RuntimeServiceClient
+	conn    *grpc.ClientConn
+	close   func()
+	before  harness.Snapshot // with both daemons running, without the pod
+	pod     pod              // as step "the pod runs" found it
+}
+
+// newNode starts cricketd, a registry beside it and the kubelet.
+func newNode(ctx context.Context, o options) (*node, error) {
+	// What the kubelet keeps on a machine is private to the node.
+	for _, target := range []string{"/var/lib", "/var/log"} {
+		source := filepath.Join(harness.Dir(), strings.TrimPrefix(target, "/"))
+		if err := os.MkdirAll(source, 0o755); err != nil {
+			return nil, err
+		}
+		if err := unix.Mount(source, target, "", unix.MS_BIND, ""); err != nil {
+			return nil, fmt.Errorf("bind %s: %w", target, err)
+		}
+	}
+	set, err := images.Open(os.Getenv(imagesEnv))
+	if err != nil {
+		return nil, err
+	}
+	server, address, err := images.NewRegistry(set).Serve("127.0.0.1:0")
+	if err != nil {
+		return nil, err
+	}
+	paths, err := harness.MakePaths(filepath.Join(harness.Dir(), "run"), address)
+	if err != nil {
+		return nil, err
+	}
+	// The logs stay when the node is gone.
+	reports, err := filepath.Abs(o.reports)
+	if err != nil {
+		return nil, err
+	}
+	paths.Log = filepath.Join(reports, "kubelet-cricketd.log")
+	kubeletLog := filepath.Join(reports, "kubelet.log")
+	err = errors.Join(os.MkdirAll(reports, 0o755), os.RemoveAll(paths.Log), os.RemoveAll(kubeletLog))
+	if err != nil {
+		return nil, err
+	}
+	n := &node{daemon: harness.NewDaemon(paths, harness.Cricketd(os.Getenv(cricketdEnv), o.arguments...))}
+	if n.conn, err = n.daemon.Dial(); err != nil {
+		return nil, err
+	}
+	n.runtime = cri.NewRuntimeServiceClient(n.conn)
+	n.kubelet = newKubelet(os.Getenv(kubeletEnv), kubeletLog, paths.Socket)
+	n.close = func() {
+		_ = errors.Join(n.kubelet.stop(), n.conn.Close(), n.daemon.Kill(), server.Close())
+	}
+	if err := errors.Join(n.daemon.Start(ctx), n.daemon.WarmUp(ctx)); err != nil {
+		n.close()
+		return nil, err
+	}
+	return n, nil
+}
+
+// observe lists what the node holds.
+func (n *node) observe() (harness.Snapshot, error) {
+	p := n.daemon.Paths
+	return harness.Observe(p.Leases, filepath.Join(p.Root, "containers"), filepath.Join(p.State, "sandboxes"),
+		filepath.Join(p.State, "containers"), "/var/lib/kubelet/pods", "/var/log/pods", "/var/log/containers")
+}
+
+// left lists what the node has more than before the pod. Images stay, and the daemons
+// were started anew.
+func (n *node) left() error {
+	after, err := n.observe()
+	if err != nil {
+		return err
+	}
+	layers := "mount " + filepath.Join(n.daemon.Paths.State, "layers") + "/"
+	daemons := []string{n.kubelet.path, n.daemon.Paths.Socket}
+	var leaks []string
+	for _, l := range n.before.Leaks(after) {
+		ours := strings.HasPrefix(l, layers)
+		for _, d := range daemons {
+			ours = ours || (strings.HasPrefix(l, "process ") && strings.Contains(l, d))
+		}
+		if !ours {
+			leaks = append(leaks, l)
+		}
+	}
+	for _, l := range after.Leaks(n.before) {
+		if strings.HasPrefix(l, "cgroup ") {
+			return fmt.Errorf("the kubelet's %s is gone", l)
+		}
+	}
+	if len(leaks) > 0 {
+		return fmt.Errorf("left behind:\n  %s", strings.Join(leaks, "\n  "))
+	}
+	return nil
+}
+
+// until asks again and again until check returns nil, and returns its last error.
+func until(ctx context.Context, limit time.Duration, check func() error) error {
+	ctx, cancel := context.WithTimeout(ctx, limit)
+	defer cancel()
+	tick := time.NewTicker(100 * time.Millisecond)
+	defer tick.Stop()
+	for {
+		err := check()
+		if err == nil {
+			return nil
+		}
+		select {
+		case <-tick.C:
+		case <-ctx.Done():
+			return fmt.Errorf("after %s: %w", limit, err)
+		}
+	}
+}
