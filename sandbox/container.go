@@ -8,6 +8,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"syscall"
 	"time"
 
 	"github.com/containerd/errdefs"
@@ -119,12 +120,22 @@ func (c *container) Stat(_ context.Context, s *runtime.Stat) error {
 func (c *container) DiskUsage(ctx context.Context) (runtime.DiskUsage, error) {
 	usage := runtime.DiskUsage{At: time.Now()}
 	seen := map[uint64]bool{}
-	err := filepath.WalkDir(c.upper(), func(_ string, d fs.DirEntry, err error) error {
+	// The container may put a symbolic link where a directory was while the walk is under
+	// way: os.Root keeps the walk from following it into the host's own files.
+	root, err := os.OpenRoot(c.upper())
+	if errors.Is(err, fs.ErrNotExist) {
+		return usage, nil
+	}
+	if err != nil {
+		return usage, fmt.Errorf("open writable layer: %w", err)
+	}
+	defer func() { _ = root.Close() }()
+	err = fs.WalkDir(root.FS(), ".", func(_ string, d fs.DirEntry, err error) error {
 		if ctx.Err() != nil {
 			return ctx.Err()
 		}
 		if err != nil {
-			return ignoreMissing(err)
+			return ignoreMoved(err)
 		}
 		info, err := d.Info()
 		if err != nil {
@@ -151,6 +162,16 @@ func ignoreMissing(err error) error {
 		return nil
 	}
 	return err
+}
+
+// ignoreMoved is ignoreMissing for directories, which may also be something else by now;
+// that a link leads out of the layer is an error of os.Root's own, without a number.
+func ignoreMoved(err error) error {
+	var number syscall.Errno
+	if !errors.As(err, &number) || number == unix.ENOTDIR || number == unix.ELOOP {
+		return nil
+	}
+	return ignoreMissing(err)
 }
 
 // Remove deletes what the container left; it is idempotent and cleans up after a
