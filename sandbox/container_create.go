@@ -22,6 +22,10 @@ import (
 // rootfsDir is the root file system's mount point in the bundle.
 const rootfsDir = "rootfs"
 
+// overlaySource is what mount tables and df(1) show as the device of a root file system:
+// programs look for the name that other runtimes give.
+const overlaySource = "source=overlay"
+
 // creation is a container on its way.
 type creation struct {
 	*container
@@ -122,6 +126,7 @@ func (c *creation) mountLayers(ctx context.Context) error {
 	userNS := c.pod.userNS()
 	c.request.Rootfs = monitor.Overlay{
 		Target: rootfsDir, Lower: lower, Upper: c.upper(), Work: c.work(), UserNS: userNS,
+		Options: []string{overlaySource},
 	}
 	c.place.ImageMounts = map[string]string{}
 	for i, m := range c.config.Mounts {
@@ -135,6 +140,7 @@ func (c *creation) mountLayers(ctx context.Context) error {
 		target := path.Join("volumes", strconv.Itoa(i))
 		c.request.Overlays = append(c.request.Overlays, monitor.Overlay{
 			Target: target, Lower: lower, UserNS: userNS, SubPath: m.SubPath,
+			Options: []string{overlaySource},
 		})
 		c.place.ImageMounts[path.Clean(m.Destination)] = filepath.Join(c.pod.driver.bundle(c.id), target)
 	}

@@ -178,10 +178,11 @@ func TestContainersForReal(t *testing.T) {
 				"id -u; echo $GREETING": "0\nhello",
 				"cat /mnt/file":         "inside",
 				"cat /proc/1/comm":      "sleep",
-				"echo x > /data/f; stat -c %u:%g /data/f":        "0:0",
-				"stat -c %u:%g /etc/resolv.conf /bin/sh":         "0:0\n0:0",
-				"echo '1.2.3.4 x' >> /etc/hosts && echo written": "written",
-				"stat -f -c %T /dev/shm":                         "tmpfs",
+				`while read -r dev at type rest; do [ "$at" != / ] || echo "$dev $type"; done </proc/mounts`: "overlay overlay",
+				"echo x > /data/f; stat -c %u:%g /data/f":                                                    "0:0",
+				"stat -c %u:%g /etc/resolv.conf /bin/sh":                                                     "0:0\n0:0",
+				"echo '1.2.3.4 x' >> /etc/hosts && echo written":                                             "written",
+				"stat -f -c %T /dev/shm":                                                                     "tmpfs",
 			} {
 				if got := output(t, live, script); got != want {
 					t.Errorf("%s: got %q, want %q", script, got, want)
