@@ -106,7 +106,7 @@ func (c *creation) makeDirs() (err error) {
 			return err
 		}
 	}
-	if err := os.Mkdir(bundle, 0o711); err != nil {
+	if err := c.pod.makePrivateDir(bundle); err != nil {
 		return err
 	}
 	return os.Mkdir(filepath.Join(bundle, rootfsDir), 0o755)

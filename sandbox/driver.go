@@ -173,7 +173,7 @@ func (k *Kernel) layerOwners() (map[string]string, error) {
 // name of its owner.
 func (k *Kernel) makeLayerDir(id, owner string) error {
 	half, dir := k.layerDir(newPrefix+id), k.layerDir(id)
-	if err := os.Mkdir(half, 0o711); err != nil {
+	if err := os.Mkdir(half, 0o700); err != nil {
 		return err
 	}
 	err := os.WriteFile(filepath.Join(half, ownerPrefix+owner), nil, 0o600)

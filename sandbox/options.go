@@ -95,11 +95,8 @@ func NewDriver(o Options) (*Kernel, error) {
 	if err := k.readFacts(); err != nil {
 		return nil, err
 	}
-	for _, dir := range []string{k.path("sandboxes"), k.path("containers"), k.path("ns"), k.layerDir("")} {
-		// Root of a user namespace has to get through to what is mounted from below.
-		if err := os.MkdirAll(dir, 0o711); err != nil {
-			return nil, fmt.Errorf("make directories of sandboxes: %w", err)
-		}
+	if err := k.makeRoots(); err != nil {
+		return nil, err
 	}
 	if err := k.removeHalfLayers(); err != nil {
 		return nil, err
@@ -109,6 +106,25 @@ func NewDriver(o Options) (*Kernel, error) {
 		UserNamespaces:          unix.Access("/proc/self/ns/user", unix.F_OK) == nil,
 	}
 	return k, nil
+}
+
+// makeRoots makes the directories that hold those of pods and containers.
+func (k *Kernel) makeRoots() error {
+	for _, dir := range []string{k.path("sandboxes"), k.path("containers"), k.path("ns")} {
+		// Root of a user namespace has to get through to what is mounted from below.
+		if err := os.MkdirAll(dir, 0o711); err != nil {
+			return fmt.Errorf("make directories of sandboxes: %w", err)
+		}
+	}
+	// Nobody but root may come near the writable layers: containers can leave programs
+	// there that are set-uid to the host's root.
+	if err := os.MkdirAll(k.layerDir(""), 0o700); err != nil {
+		return fmt.Errorf("make directory of writable layers: %w", err)
+	}
+	if err := os.Chmod(k.layerDir(""), 0o700); err != nil {
+		return fmt.Errorf("protect writable layers: %w", err)
+	}
+	return nil
 }
 
 // readFacts reads what does not change while this process runs.
