@@ -124,7 +124,7 @@ func (k *Kernel) makeRoots() error {
 	if err := os.Chmod(k.layerDir(""), 0o700); err != nil {
 		return fmt.Errorf("protect writable layers: %w", err)
 	}
-	return nil
+	return isolate(k.path("containers"))
 }
 
 // readFacts reads what does not change while this process runs.
