@@ -85,7 +85,7 @@ func (s *Server) adoptContainer(ctx context.Context, r *store.Container) error {
 func (s *Server) noteState(r *store.Container, c runtime.Container, state runtime.State, lost bool) error {
 	lc := s.live.setContainer(r.ID, c)
 	if lost {
-		close(lc.exited)
+		defer close(lc.exited)
 		return s.noteLost(r)
 	}
 	if r.StartedAt.IsZero() && state.Phase != runtime.Created {

@@ -37,9 +37,12 @@ func (s *Server) removeContainer(ctx context.Context, id string) error {
 		return err
 	}
 	defer unlock()
-	rec, err := s.store.Containers.Get(id)
+	rec, err := s.settled(ctx, id)
 	if errdefs.IsNotFound(err) {
 		return nil
+	}
+	if err != nil {
+		return err
 	}
 	err = flow.Run(ctx, "remove container",
 		flow.Step{Name: "kill container", Do: func(ctx context.Context) error {
@@ -51,9 +54,6 @@ func (s *Server) removeContainer(ctx context.Context, id string) error {
 		flow.Step{Name: "remove container", Do: func(ctx context.Context) error {
 			if lc := s.live.container(id); lc != nil {
 				return lc.Remove(ctx)
-			}
-			if rec.Broken == "" {
-				return nil
 			}
 			c, err := s.behind(ctx, id)
 			if err != nil || c == nil {

@@ -54,7 +54,7 @@ func (s *Server) stopContainer(ctx context.Context, id string, grace time.Durati
 	if err != nil {
 		return err
 	}
-	rec, err := s.store.Containers.Get(id)
+	rec, err := s.settled(ctx, id)
 	unlock()
 	if err == nil && rec.Broken != "" {
 		return s.endUnknown(ctx, id)
@@ -62,7 +62,27 @@ func (s *Server) stopContainer(ctx context.Context, id string, grace time.Durati
 	if errdefs.IsNotFound(err) || err == nil && rec.State() != v1.ContainerState_CONTAINER_RUNNING {
 		return nil
 	}
+	if err != nil {
+		return err
+	}
 	return s.endContainer(ctx, rec, grace)
+}
+
+// settled finds the record of a container. One that is recorded as running, and that
+// could not be adopted when the daemon started, is adopted now: what cannot be talked to
+// must not be called stopped. The caller holds the container's lock.
+func (s *Server) settled(ctx context.Context, id string) (*store.Container, error) {
+	rec, err := s.store.Containers.Get(id)
+	if err != nil || rec.State() != v1.ContainerState_CONTAINER_RUNNING || s.live.container(id) != nil {
+		return rec, err
+	}
+	if s.live.sandbox(rec.SandboxID) == nil {
+		return nil, fmt.Errorf("its sandbox cannot be talked to: %w", errdefs.ErrUnavailable)
+	}
+	if err := s.adoptContainer(ctx, rec); err != nil {
+		return nil, err
+	}
+	return s.store.Containers.Get(id)
 }
 
 // endUnknown kills a container of which nothing but the id is known: the kubelet stops
@@ -85,7 +105,7 @@ func (s *Server) endUnknown(ctx context.Context, id string) error {
 func (s *Server) endContainer(ctx context.Context, rec *store.Container, grace time.Duration) error {
 	lc := s.live.container(rec.ID)
 	if lc == nil {
-		return nil // nothing is left that could run
+		return nil // removed meanwhile
 	}
 	if grace > 0 && rec.StopSignal != unix.SIGKILL {
 		var err error

@@ -32,12 +32,13 @@ type hull struct {
 	make   func(ctx context.Context) error // NewContainer
 	start  func(ctx context.Context) error
 	kill   func(ctx context.Context) error
+	find   func(ctx context.Context) error // Container
 	calls  []string
 }
 
 func newHull() *hull {
 	nop := func(context.Context) error { return nil }
-	return &hull{pods: map[string]*fakePod{}, create: nop, make: nop, start: nop, kill: nop}
+	return &hull{pods: map[string]*fakePod{}, create: nop, make: nop, start: nop, kill: nop, find: nop}
 }
 
 func (h *hull) note(format string, args ...any) {
@@ -132,7 +133,10 @@ func (p *fakePod) NewContainer(ctx context.Context, c runtime.Config) (runtime.C
 	return fc, nil
 }
 
-func (p *fakePod) Container(_ context.Context, id string) (runtime.Container, error) {
+func (p *fakePod) Container(ctx context.Context, id string) (runtime.Container, error) {
+	if err := p.hull.find(ctx); err != nil {
+		return nil, err
+	}
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if c := p.containers[id]; c != nil {

@@ -80,8 +80,8 @@ func (l *live) allSandboxes() []sandbox.Sandbox {
 	return slices.Collect(maps.Values(l.sandboxes))
 }
 
-// behind finds what is behind a container's record that cannot be read, in whichever
-// sandbox it is; nil if nothing is left of it.
+// behind finds what is behind the record of a container that was not adopted, in
+// whichever sandbox it is; nil if nothing is left of it.
 func (s *Server) behind(ctx context.Context, id string) (runtime.Container, error) {
 	for _, sb := range s.live.allSandboxes() {
 		c, err := sb.Container(ctx, id)
@@ -89,7 +89,7 @@ func (s *Server) behind(ctx context.Context, id string) (runtime.Container, erro
 			return c, nil
 		}
 		if !errdefs.IsNotFound(err) {
-			return nil, fmt.Errorf("find container of unreadable record: %w", err)
+			return nil, fmt.Errorf("find what is behind the record: %w", err)
 		}
 	}
 	return nil, nil

@@ -122,6 +122,9 @@ func (s *Server) doAction(ctx context.Context, a action) error {
 		if r.Pending() {
 			return s.undoSandbox(ctx, r)
 		}
+		if s.live.sandbox(a.id) != nil {
+			return nil // what made it has ended meanwhile
+		}
 		return s.adoptSandbox(ctx, r)
 	default:
 		r, err := s.store.Containers.Get(a.id)
@@ -130,6 +133,9 @@ func (s *Server) doAction(ctx context.Context, a action) error {
 		}
 		if r.Pending() {
 			return s.undoContainer(ctx, r)
+		}
+		if s.live.container(a.id) != nil {
+			return nil
 		}
 		return s.adoptContainer(ctx, r)
 	}

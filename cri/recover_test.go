@@ -1,11 +1,14 @@
 package cri
 
 import (
+	"context"
 	"os"
 	"path/filepath"
 	"testing"
 	"time"
 
+	"github.com/containerd/errdefs"
+	"google.golang.org/grpc/codes"
 	v1 "k8s.io/cri-api/pkg/apis/runtime/v1"
 
 	"github.com/cricket-cri/cricket/cri/store"
@@ -171,5 +174,72 @@ func TestBrokenRecords(t *testing.T) {
 	}
 	if len(m.hull.pods) != 0 {
 		t.Error("the sandbox behind the broken record is left")
+	}
+}
+
+// TestStopWithoutDriver: a sandbox whose runtime handler is not configured any more is
+// not called stopped while it runs.
+func TestStopWithoutDriver(t *testing.T) {
+	m := newMachine(t)
+	pod := m.runPod(t, "p")
+	id := m.createContainer(t, pod, "c")
+	m.startContainer(t, id)
+	if _, err := m.store.Sandboxes.Update(pod, func(r *store.Sandbox) { r.Handler = "gone" }); err != nil {
+		t.Fatal(err)
+	}
+	m.restart(t)
+	if _, err := m.server.StopContainer(t.Context(), &v1.StopContainerRequest{ContainerId: id}); codeOf(err) != codes.Unavailable {
+		t.Errorf("stop of a container that nobody can talk to: %v", err)
+	}
+	if _, err := m.server.StopPodSandbox(t.Context(), &v1.StopPodSandboxRequest{PodSandboxId: pod}); err != nil {
+		t.Fatal(err)
+	}
+	if len(m.hull.pods) != 0 {
+		t.Error("the sandbox is left")
+	}
+	if st := m.status(t, id); st.GetState() != v1.ContainerState_CONTAINER_EXITED || st.GetReason() != "Unknown" {
+		t.Errorf("container: %v", st)
+	}
+	if _, err := m.server.RemovePodSandbox(t.Context(), &v1.RemovePodSandboxRequest{PodSandboxId: pod}); err != nil {
+		t.Error(err)
+	}
+}
+
+// TestStopAdopts: a container that could not be adopted at the start is adopted when it
+// is to be stopped, instead of being called stopped.
+func TestStopAdopts(t *testing.T) {
+	for name, stop := range map[string]func(m *machine, pod, id string) error{
+		"stop": func(m *machine, _, id string) error {
+			_, err := m.server.StopContainer(t.Context(), &v1.StopContainerRequest{ContainerId: id})
+			return err
+		},
+		"remove": func(m *machine, _, id string) error {
+			_, err := m.server.RemoveContainer(t.Context(), &v1.RemoveContainerRequest{ContainerId: id})
+			return err
+		},
+		"stop pod": func(m *machine, pod, _ string) error {
+			_, err := m.server.StopPodSandbox(t.Context(), &v1.StopPodSandboxRequest{PodSandboxId: pod})
+			return err
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			m := newMachine(t)
+			pod := m.runPod(t, "p")
+			id := m.createContainer(t, pod, "c")
+			m.startContainer(t, id)
+			m.hull.find = func(context.Context) error { return errdefs.ErrUnavailable }
+			m.restart(t)
+			if err := stop(m, pod, id); codeOf(err) != codes.Unavailable {
+				t.Errorf("while the hull does not answer: %v", err)
+			}
+			m.hull.find = func(context.Context) error { return nil }
+			c := m.container(pod, id)
+			if err := stop(m, pod, id); err != nil {
+				t.Fatal(err)
+			}
+			if st, _ := c.State(t.Context()); st.Phase != runtime.Exited {
+				t.Error("it runs on")
+			}
+		})
 	}
 }

@@ -45,16 +45,31 @@ func (s *Server) stopSandbox(ctx context.Context, id string) error {
 		return nil
 	}
 	sb := s.live.sandbox(id)
+	if sb == nil {
+		return s.stopUnattached(ctx, rec)
+	}
 	return flow.Run(ctx, "stop pod sandbox",
 		flow.Step{Name: "kill containers", Do: func(ctx context.Context) error { return s.killContainers(ctx, id) }},
-		flow.Step{Name: "stop sandbox", Do: func(ctx context.Context) error {
-			if sb == nil {
-				return nil // nothing on this machine answers to it
-			}
-			return sb.Stop(ctx)
-		}},
+		flow.Step{Name: "stop sandbox", Do: sb.Stop},
 		flow.Step{Name: "record stop", Do: func(context.Context) error {
 			s.noteStopped(id, true)
+			return nil
+		}})
+}
+
+// stopUnattached stops a sandbox that no driver attached to: its record cannot be read,
+// or its runtime handler is not configured any more. It may run all the same, so all that
+// bears its id is removed, writable layers included: nothing could start in it again.
+func (s *Server) stopUnattached(ctx context.Context, rec *store.Sandbox) error {
+	return flow.Run(ctx, "stop pod sandbox",
+		flow.Step{Name: "sweep sandbox", Do: func(ctx context.Context) error { return s.sweepSandbox(ctx, rec) }},
+		flow.Step{Name: "record stop", Do: func(context.Context) error {
+			for _, c := range s.store.ContainersOf(rec.ID) {
+				if err := s.noteLost(c); err != nil {
+					s.log.Warn("exit of container is not on disk", "container", c.ID, "error", err)
+				}
+			}
+			s.noteStopped(rec.ID, true)
 			return nil
 		}})
 }
@@ -67,7 +82,7 @@ func (s *Server) killContainers(ctx context.Context, sandboxID string) error {
 			continue
 		}
 		g.Go(func() error {
-			if err := s.endContainer(ctx, c, 0); err != nil {
+			if err := s.stopContainer(ctx, c.ID, 0); err != nil {
 				return fmt.Errorf("kill container %s: %w", store.ShortID(c.ID), err)
 			}
 			return nil
