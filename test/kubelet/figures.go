@@ -55,8 +55,11 @@ func (n *node) metrics(ctx context.Context) error {
 			return err
 		}
 		var errs []error
-		for _, m := range []string{"container_cpu_usage_seconds_total", "container_memory_working_set_bytes", "container_start_time_seconds"} {
-			sample := regexp.MustCompile(m + `\{[^}]*container="app"[^}]*pod="` + podName + `"[^}]*\} (0\.|[1-9])`)
+		// Seconds of processor time are whole ones: there may be none yet.
+		for m, value := range map[string]string{
+			"container_cpu_usage_seconds_total": "[0-9]", "container_memory_working_set_bytes": "[1-9]", "container_start_time_seconds": "[1-9]",
+		} {
+			sample := regexp.MustCompile(m + `\{[^}]*container="app"[^}]*pod="` + podName + `"[^}]*\} ` + value)
 			if !sample.Match(data) {
 				errs = append(errs, fmt.Errorf("no %s of container app", m))
 			}

@@ -171,7 +171,7 @@ func (n *node) limit(ctx context.Context) error {
 			return nil
 		}
 	}
-	return fmt.Errorf("the container sees the limit %q (%v), want 64 MiB", got, err)
+	return fmt.Errorf("the container sees the limit %q (%w), want 64 MiB", got, err)
 }
 
 func (n *node) restarted(ctx context.Context) error {
