@@ -54,10 +54,10 @@ func TestDescriptorsPerContainer(t *testing.T) {
 		req := n.run([]string{"sleep", idle}, func(_ *specs.Spec, r *CreateRequest) { r.Stdin, r.StdinOnce = true, true })
 		go n.client.Wait(t.Context(), req.ID) // every container has somebody who waits
 	}
-	n.eventually("all are waited for", func() bool { return descriptors(t, n.process.Process.Pid) >= before+6*containers })
-	if got := descriptors(t, n.process.Process.Pid) - before; got > 6*containers {
-		t.Errorf("%d descriptors for %d containers, want at most 6 each", got, containers)
-	}
+	// At most six each; connections of calls that have just ended may linger for a moment.
+	n.eventually("six descriptors a container", func() bool {
+		return descriptors(t, n.process.Process.Pid) == before+6*containers
+	})
 	entries, err := n.client.List(t.Context())
 	if err != nil || len(entries) != containers {
 		t.Fatalf("%d entries, %v", len(entries), err)
