@@ -4,6 +4,7 @@ import (
 	"context"
 	"log/slog"
 	"path"
+	"sync"
 	"sync/atomic"
 	"time"
 
@@ -24,6 +25,7 @@ const slowCall = 10 * time.Second
 type Interceptor struct {
 	log    *slog.Logger
 	number atomic.Uint64
+	calls  sync.RWMutex // held shared by every call
 	// observe, if set, is told of every call when it ends.
 	observe func(method string, took time.Duration, code codes.Code)
 }
@@ -35,6 +37,8 @@ func NewInterceptor(log *slog.Logger, observe func(method string, took time.Dura
 
 // Unary is a grpc.UnaryServerInterceptor.
 func (i *Interceptor) Unary(ctx context.Context, req any, info *grpc.UnaryServerInfo, handle grpc.UnaryHandler) (resp any, err error) {
+	i.calls.RLock()
+	defer i.calls.RUnlock()
 	log := i.begin(info.FullMethod)
 	log.Debug("call", ids(req)...)
 	began := time.Now()
@@ -52,6 +56,8 @@ func (i *Interceptor) Unary(ctx context.Context, req any, info *grpc.UnaryServer
 
 // Stream is a grpc.StreamServerInterceptor.
 func (i *Interceptor) Stream(srv any, stream grpc.ServerStream, info *grpc.StreamServerInfo, handle grpc.StreamHandler) (err error) {
+	i.calls.RLock()
+	defer i.calls.RUnlock()
 	log := i.begin(info.FullMethod)
 	log.Debug("call")
 	began := time.Now()
@@ -62,6 +68,13 @@ func (i *Interceptor) Stream(srv any, stream grpc.ServerStream, info *grpc.Strea
 		err = i.end(log, info.FullMethod, began, err, nil)
 	}()
 	return handle(srv, stream)
+}
+
+// AwaitIdle returns when the calls under way have ended. Calls that come in the meantime
+// wait until then, so it is for the end of a server.
+func (i *Interceptor) AwaitIdle() {
+	i.calls.Lock()
+	defer i.calls.Unlock()
 }
 
 func (i *Interceptor) begin(method string) *slog.Logger {

@@ -44,16 +44,34 @@ func (d *daemon) serve(ctx context.Context, c config.Config) error {
 	}
 	d.notify(systemd.SdNotifyStopping)
 	d.log.Info("cricketd stops; pods go on")
-	stopServing(g, d.server)
+	d.server.EndEvents()
+	stopServing(g, i)
 	return nil
 }
 
-// stopServing gives calls under way some time. Event streams have no end of their own.
-func stopServing(g *grpc.Server, s *cri.Server) {
-	s.EndEvents()
-	t := time.AfterFunc(drainTime, g.Stop)
-	defer t.Stop()
-	g.GracefulStop()
+// partTime is how long clients may take to receive their last answers and to leave.
+const partTime = 200 * time.Millisecond
+
+// stopServing gives calls under way some time, and connections without any but a moment:
+// grpc would wait two minutes for a client that never said anything. What is left ends
+// with the process. Event streams must have been ended: they have no end of their own.
+func stopServing(g *grpc.Server, i *cri.Interceptor) {
+	stopped, idle := make(chan struct{}), make(chan struct{})
+	go func() { g.GracefulStop(); close(stopped) }()
+	go func() { i.AwaitIdle(); close(idle) }()
+	drained := time.After(drainTime)
+	select {
+	case <-stopped:
+		return
+	case <-drained:
+		go g.Stop() // ends the contexts of calls
+		return
+	case <-idle:
+	}
+	select {
+	case <-stopped:
+	case <-time.After(partTime):
+	}
 }
 
 func (d *daemon) notify(state string) {
