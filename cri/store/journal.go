@@ -204,14 +204,17 @@ func (j *journal) write(batch map[string][]byte) error {
 		live += len(v)
 	}
 	if j.size+int64(len(text)) > 4*int64(live)+slack {
-		return j.rewrite()
+		err = j.rewrite()
+	} else if _, err = j.file.Write(text); err == nil {
+		j.size += int64(len(text))
+		err = j.file.Sync()
 	}
-	if _, err := j.file.Write(text); err != nil {
-		j.size = rewriteSize // part of it may be there
-		return err
+	if err != nil {
+		// Part of the batch may be there, and a later sync need not report what this one
+		// lost. The next attempt writes all of it anew.
+		j.size = rewriteSize
 	}
-	j.size += int64(len(text))
-	return j.file.Sync()
+	return err
 }
 
 // rewrite replaces the file by one that holds only what counts.
