@@ -2,7 +2,10 @@ package cri
 
 import (
 	"context"
+	"errors"
 	"fmt"
+	"os"
+	"path/filepath"
 	"time"
 
 	"github.com/containerd/errdefs"
@@ -12,6 +15,7 @@ import (
 	"github.com/cricket-cri/cricket/cri/store"
 	"github.com/cricket-cri/cricket/runtime"
 	"github.com/cricket-cri/cricket/runtime/flow"
+	"github.com/cricket-cri/cricket/runtime/logfile"
 	"github.com/cricket-cri/cricket/sandbox"
 )
 
@@ -68,6 +72,7 @@ func (s *Server) createContainer(ctx context.Context, sandboxID string, config *
 			cfg, err = s.resolve(ctx, pod, rec)
 			return err
 		}},
+		flow.Step{Name: "open log", Do: func(context.Context) error { return openLog(rec.LogPath) }},
 		flow.Step{
 			Name: "record intent",
 			Do:   func(context.Context) error { return s.store.Containers.Add(rec) },
@@ -86,6 +91,23 @@ func (s *Server) createContainer(ctx context.Context, sandboxID string, config *
 	}
 	s.emit(v1.ContainerEventType_CONTAINER_CREATED_EVENT, pod, rec.ID)
 	return rec.ID, nil
+}
+
+// openLog makes the log file of a container, and its directory, which the kubelet has
+// made but other clients need not have: what cannot be logged is refused, since the
+// monitor would drop the output. No path, no log.
+func openLog(path string) error {
+	if path == "" {
+		return nil
+	}
+	if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
+		return fmt.Errorf("config.log_path: %w: %w", errdefs.ErrFailedPrecondition, err)
+	}
+	log := new(logfile.Set).Open(path, 0)
+	if err := errors.Join(log.Err(), log.Close()); err != nil {
+		return fmt.Errorf("config.log_path: %w: %w", errdefs.ErrFailedPrecondition, err)
+	}
+	return nil
 }
 
 // makeContainer is the step in which the driver makes the container.

@@ -4,11 +4,14 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"os"
+	"path/filepath"
 	"sync"
 	"testing"
 	"time"
 
 	"github.com/containerd/errdefs"
+	"google.golang.org/grpc/codes"
 	v1 "k8s.io/cri-api/pkg/apis/runtime/v1"
 
 	"github.com/cricket-cri/cricket/runtime"
@@ -216,5 +219,37 @@ func TestSandboxThatDies(t *testing.T) {
 	_, err := m.server.CreateContainer(t.Context(), &v1.CreateContainerRequest{PodSandboxId: pod, Config: containerConfig("c"), SandboxConfig: podConfig("p")})
 	if !errdefs.IsFailedPrecondition(err) {
 		t.Errorf("container in a dead sandbox: %v", err)
+	}
+}
+
+// TestLogThatCannotBeOpened: output is never dropped silently.
+func TestLogThatCannotBeOpened(t *testing.T) {
+	m := newMachine(t)
+	dir := t.TempDir()
+	p, c := podConfig("p"), containerConfig("c")
+	p.LogDirectory, c.LogPath = dir, "new/0.log"
+	block := filepath.Join(dir, "new") // a file where the directory should be
+	if err := os.WriteFile(block, nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	r, err := m.server.RunPodSandbox(t.Context(), &v1.RunPodSandboxRequest{Config: p})
+	if err != nil {
+		t.Fatal(err)
+	}
+	req := &v1.CreateContainerRequest{PodSandboxId: r.GetPodSandboxId(), Config: c, SandboxConfig: p}
+	if _, err := m.server.CreateContainer(t.Context(), req); codeOf(err) != codes.FailedPrecondition {
+		t.Errorf("no place for the log: %v", err)
+	}
+	if n := len(m.store.Containers.List()) + m.hull.count("new container"); n != 0 {
+		t.Error("it was made all the same")
+	}
+	if err := os.Remove(block); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := m.server.CreateContainer(t.Context(), req); err != nil {
+		t.Error(err)
+	}
+	if _, err := os.Stat(filepath.Join(dir, "new", "0.log")); err != nil {
+		t.Error(err)
 	}
 }
