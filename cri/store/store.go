@@ -78,13 +78,7 @@ func (s *Store) load(o Options, old map[string][]byte) error {
 
 // ContainersOf lists the containers of a sandbox, the oldest first.
 func (s *Store) ContainersOf(sandboxID string) []*Container {
-	var of []*Container
-	for _, c := range s.Containers.List() {
-		if c.SandboxID == sandboxID {
-			of = append(of, c)
-		}
-	}
-	return of
+	return s.Containers.where(func(c *Container) bool { return c.SandboxID == sandboxID })
 }
 
 // Close writes what is left to the journal.

@@ -94,11 +94,16 @@ func (t *Table[R]) Named(name string) string {
 }
 
 // List returns all records, the oldest first.
-func (t *Table[R]) List() []R {
+func (t *Table[R]) List() []R { return t.where(func(R) bool { return true }) }
+
+// where lists the records that match, the oldest first: sorting is what costs.
+func (t *Table[R]) where(match func(R) bool) []R {
 	t.mu.RLock()
-	all := make([]R, 0, len(t.byID))
+	var all []R
 	for _, r := range t.byID {
-		all = append(all, r)
+		if match(r) {
+			all = append(all, r)
+		}
 	}
 	t.mu.RUnlock()
 	slices.SortFunc(all, func(a, b R) int {
