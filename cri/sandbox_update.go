@@ -12,7 +12,7 @@ import (
 // UpdatePodSandboxResources changes the limits of the sandbox as a whole. Limits of the
 // pod's overhead are part of the pod's limits and have no cgroup of their own.
 func (s *Server) UpdatePodSandboxResources(ctx context.Context, req *v1.UpdatePodSandboxResourcesRequest) (*v1.UpdatePodSandboxResourcesResponse, error) {
-	rec, sb, err := s.readySandbox(req.GetPodSandboxId())
+	rec, _, err := s.readySandbox(req.GetPodSandboxId())
 	if err != nil {
 		return nil, err
 	}
@@ -34,8 +34,9 @@ func (s *Server) UpdatePodSandboxResources(ctx context.Context, req *v1.UpdatePo
 			return struct{}{}, err
 		}
 		defer unlock()
-		if want == nil {
-			return struct{}{}, nil
+		_, sb, err := s.readySandbox(rec.ID) // it may have been stopped meanwhile
+		if err != nil || want == nil {
+			return struct{}{}, err
 		}
 		return struct{}{}, sb.Update(ctx, want)
 	})

@@ -25,7 +25,7 @@ type Sandbox struct {
 	Handler string `json:"handler"` // name of the runtime handler, resolved
 	// Requested is the handler as the request named it.
 	Requested string `json:"requested"`
-	// Config as it was requested, and updated since.
+	// Config as it was requested.
 	Config *v1.PodSandboxConfig `json:"-"`
 	// Driver is what the driver needs to find the sandbox again.
 	Driver sandbox.Record `json:"driver"`
