@@ -108,8 +108,10 @@ func (s *Server) endContainer(ctx context.Context, rec *store.Container, grace t
 		return nil // removed meanwhile
 	}
 	if grace > 0 && rec.StopSignal != unix.SIGKILL {
-		var err error
-		lc.signal.Do(func() { err = lc.Signal(ctx, rec.StopSignal) })
+		err := lc.signalOnce(ctx, rec.StopSignal)
+		if errdefs.IsUnavailable(err) {
+			return fmt.Errorf("send stop signal: %w", err) // SIGKILL would take the grace away
+		}
 		if err != nil {
 			s.log.Warn("stop signal is not delivered", "container", rec.ID, "error", err)
 		} else if gone, err := waitFor(ctx, lc.exited, grace); gone || err != nil {

@@ -32,13 +32,14 @@ type hull struct {
 	make   func(ctx context.Context) error // NewContainer
 	start  func(ctx context.Context) error
 	kill   func(ctx context.Context) error
+	ask    func(ctx context.Context) error // signals other than SIGKILL
 	find   func(ctx context.Context) error // Container
 	calls  []string
 }
 
 func newHull() *hull {
 	nop := func(context.Context) error { return nil }
-	return &hull{pods: map[string]*fakePod{}, create: nop, make: nop, start: nop, kill: nop, find: nop}
+	return &hull{pods: map[string]*fakePod{}, create: nop, make: nop, start: nop, kill: nop, ask: nop, find: nop}
 }
 
 func (h *hull) note(format string, args ...any) {
@@ -209,8 +210,8 @@ func (c *fakeContainer) Signal(ctx context.Context, sig unix.Signal) error {
 		if err := c.pod.hull.kill(ctx); err != nil {
 			return err
 		}
-	} else if c.stubborn {
-		return nil
+	} else if err := c.pod.hull.ask(ctx); err != nil || c.stubborn {
+		return err
 	}
 	c.exit(runtime.Exit{Code: 128 + int32(sig), At: time.Now()})
 	return nil

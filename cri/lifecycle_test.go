@@ -253,3 +253,24 @@ func TestLogThatCannotBeOpened(t *testing.T) {
 		t.Error(err)
 	}
 }
+
+// TestStopSignalIsSentAgain: a supervisor that did not answer costs no container its
+// grace period.
+func TestStopSignalIsSentAgain(t *testing.T) {
+	m := newMachine(t)
+	pod := m.runPod(t, "p")
+	id := m.createContainer(t, pod, "c")
+	m.startContainer(t, id)
+	stop := &v1.StopContainerRequest{ContainerId: id, Timeout: 60}
+	m.hull.ask = func(context.Context) error { return errdefs.ErrUnavailable }
+	if _, err := m.server.StopContainer(t.Context(), stop); codeOf(err) != codes.Unavailable {
+		t.Errorf("undelivered signal: %v", err)
+	}
+	m.hull.ask = func(context.Context) error { return nil }
+	if _, err := m.server.StopContainer(t.Context(), stop); err != nil {
+		t.Fatal(err)
+	}
+	if st := m.status(t, id); st.GetExitCode() != 143 || m.hull.count("signal 9") != 0 {
+		t.Errorf("exit: %v", st)
+	}
+}

@@ -8,6 +8,7 @@ import (
 	"sync"
 
 	"github.com/containerd/errdefs"
+	"golang.org/x/sys/unix"
 
 	"github.com/cricket-cri/cricket/cri/store"
 	"github.com/cricket-cri/cricket/runtime"
@@ -28,8 +29,22 @@ type liveContainer struct {
 	runtime.Container
 	// exited is closed when the exit is in the record and its event is out.
 	exited chan struct{}
-	// signal sends the stop signal once, however many callers stop the container.
-	signal sync.Once
+
+	mu       sync.Mutex
+	signaled bool // the stop signal has been delivered
+}
+
+// signalOnce delivers the stop signal once, however many callers stop the container; one
+// that was not delivered is sent again.
+func (c *liveContainer) signalOnce(ctx context.Context, sig unix.Signal) error {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.signaled {
+		return nil
+	}
+	err := c.Signal(ctx, sig)
+	c.signaled = err == nil
+	return err
 }
 
 func newLive() *live {
