@@ -86,13 +86,6 @@ func (t *Table[R]) Find(prefix string) (R, error) {
 	return found, fmt.Errorf("find %s: %q is the beginning of %d ids: %w", t.kind, prefix, n, errdefs.ErrInvalidArgument)
 }
 
-// Named says which id has reserved a name; empty if none has.
-func (t *Table[R]) Named(name string) string {
-	t.mu.RLock()
-	defer t.mu.RUnlock()
-	return t.names[name]
-}
-
 // List returns all records, the oldest first.
 func (t *Table[R]) List() []R { return t.where(func(R) bool { return true }) }
 
