@@ -16,6 +16,7 @@ import (
 	systemd "github.com/coreos/go-systemd/v22/daemon"
 	"golang.org/x/sys/unix"
 
+	"github.com/cricket-cri/cricket/runtime/confine"
 	"github.com/cricket-cri/cricket/runtime/monitor"
 )
 
@@ -27,6 +28,9 @@ const (
 
 func main() {
 	if len(os.Args) >= 2 && os.Args[1] == "pod-init" {
+		if err := confine.Self(); err != nil {
+			os.Exit(1) // nobody would read why: the pod's first process has no streams
+		}
 		monitor.PodInit()
 	}
 	debug.SetGCPercent(gcPercent)
