@@ -312,6 +312,10 @@ func TestParseMounts(t *testing.T) {
 			t.Errorf("%q: %v %v", c.mounts, tree, err)
 		}
 	}
+	long := "1 1 0:1 / /merged rw - overlay overlay rw,lowerdir+=" + strings.Repeat("x", 1<<17) + "\n2 1 0:2 / /cg rw - cgroup2 cgroup2 rw\n"
+	if tree, err := parseMounts(strings.NewReader(long)); err != nil || !tree.Unified() {
+		t.Errorf("after a long line: %v", err)
+	}
 	if _, err := parseMounts(strings.NewReader("1 1 0:1 / / rw - ext4 x rw\n")); err == nil {
 		t.Error("no hierarchy is not an error")
 	}

@@ -51,7 +51,9 @@ func Open() (*Tree, error) {
 func parseMounts(mountinfo io.Reader) (*Tree, error) {
 	mounts, unified := map[string]string{}, ""
 	var options []string
-	for lines := bufio.NewScanner(mountinfo); lines.Scan(); {
+	lines := bufio.NewScanner(mountinfo)
+	lines.Buffer(nil, 1<<20) // overlays of many layers have long lines
+	for lines.Scan() {
 		before, after, found := strings.Cut(lines.Text(), " - ")
 		place, super := strings.Fields(before), strings.Fields(after)
 		if !found || len(place) < 5 || len(super) < 3 {
@@ -70,6 +72,9 @@ func parseMounts(mountinfo io.Reader) (*Tree, error) {
 				}
 			}
 		}
+	}
+	if err := lines.Err(); err != nil {
+		return nil, fmt.Errorf("find cgroups: %w", err)
 	}
 	if mounts["memory"] != "" || mounts["pids"] != "" || mounts["cpu"] != "" {
 		t := newTree(mounts)
