@@ -28,8 +28,11 @@ const (
 
 func main() {
 	if len(os.Args) >= 2 && os.Args[1] == "pod-init" {
-		if err := confine.Self(); err != nil {
-			os.Exit(1) // nobody would read why: the pod's first process has no streams
+		// One that has a pipe to report on confines itself, and says so there.
+		if !hasPipe() {
+			if err := confine.Self(); err != nil {
+				os.Exit(1) // nobody would read why: the pod's first process has no streams
+			}
 		}
 		monitor.PodInit()
 	}
@@ -55,6 +58,12 @@ func main() {
 		}
 		os.Exit(1)
 	}
+}
+
+// hasPipe says whether the parent gave this process a pipe beside its streams.
+func hasPipe() bool {
+	var st unix.Stat_t
+	return unix.Fstat(3, &st) == nil && st.Mode&unix.S_IFMT == unix.S_IFIFO
 }
 
 // notify tells systemd, if that started this program. The process id stays the same
