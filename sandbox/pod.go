@@ -16,6 +16,7 @@ import (
 	"github.com/opencontainers/runtime-spec/specs-go"
 
 	"github.com/cricket-cri/cricket/runtime"
+	"github.com/cricket-cri/cricket/runtime/spec"
 	"github.com/cricket-cri/cricket/sandbox/cgroup"
 	"github.com/cricket-cri/cricket/sandbox/netns"
 )
@@ -226,7 +227,12 @@ func (p *pod) Update(_ context.Context, r *runtime.Resources) error {
 	if p.state.Config.CgroupParent != "" || p.driver.opts.SystemdCgroup {
 		return nil
 	}
-	return p.driver.cgroup.Update(p.cgroupPath(), r)
+	return p.driver.limit(p.cgroupPath(), r)
+}
+
+// limit changes the limits of a cgroup.
+func (k *Kernel) limit(path string, r *runtime.Resources) error {
+	return k.cgroup.Update(path, spec.Resources(r, k.cgroup.Unified()))
 }
 
 // Stat fills s with the figures of the pod's cgroup and interfaces.

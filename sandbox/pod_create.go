@@ -141,7 +141,7 @@ func (p *pod) makeCgroup(ctx context.Context) error {
 	// Written at once, because nothing else tells a cgroup of ours from another's.
 	err = p.writeState()
 	if err == nil && p.state.Config.CgroupParent == "" {
-		err = p.driver.cgroup.Update(path, p.state.Config.limits())
+		err = p.driver.limit(path, p.state.Config.limits())
 	}
 	if err != nil {
 		return errors.Join(err, p.removeCgroup(context.WithoutCancel(ctx)))

@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/containerd/errdefs"
+	"github.com/opencontainers/runtime-spec/specs-go"
 
 	"github.com/cricket-cri/cricket/runtime"
 )
@@ -61,7 +62,9 @@ func TestStatAgainstAKnownLoad(t *testing.T) {
 	}
 	path := testPath(t, tree)
 	const limit = 256 << 20
-	if err := tree.Update(filepath.Dir(path), &runtime.Resources{MemoryLimit: limit, PidsLimit: 50}); err != nil {
+	if err := tree.Update(filepath.Dir(path), &specs.LinuxResources{
+		Memory: &specs.LinuxMemory{Limit: ptr[int64](limit)}, Pids: &specs.LinuxPids{Limit: ptr[int64](50)},
+	}); err != nil {
 		t.Fatal(err)
 	}
 	// 64 MiB of memory and some CPU time, then quiet.
@@ -148,15 +151,15 @@ func TestUpdateRefusesWhatTheKernelRefuses(t *testing.T) {
 		t.Fatal(err)
 	}
 	path := testPath(t, tree)
-	if err := tree.Update(path, &runtime.Resources{CpusetCpus: "4096"}); err == nil {
+	if err := tree.Update(path, &specs.LinuxResources{CPU: &specs.LinuxCPU{Cpus: "4096"}}); err == nil {
 		t.Error("processor 4096 was accepted")
 	}
-	if err := tree.Update("/cricket-test-none", &runtime.Resources{CPUShares: 100}); !errdefs.IsNotFound(err) {
+	if err := tree.Update("/cricket-test-none", &specs.LinuxResources{CPU: &specs.LinuxCPU{Shares: ptr[uint64](100)}}); !errdefs.IsNotFound(err) {
 		t.Errorf("got %v", err)
 	}
 	// Raising memory and swap together needs them written in the other order.
 	for _, limit := range []int64{64 << 20, 128 << 20, 32 << 20} {
-		if err := tree.Update(path, &runtime.Resources{MemoryLimit: limit, MemorySwapLimit: limit}); err != nil {
+		if err := tree.Update(path, &specs.LinuxResources{Memory: &specs.LinuxMemory{Limit: &limit, Swap: &limit}}); err != nil {
 			t.Errorf("limit %d: %v", limit, err)
 		}
 	}
@@ -274,15 +277,17 @@ func TestUpdateUnified(t *testing.T) {
 	tree := unifiedTree(t, map[string]string{
 		"cpu.weight": "", "cpu.max": "", "memory.max": "", "memory.swap.max": "", "pids.max": "", "memory.high": "",
 	})
-	err := tree.Update("/pod", &runtime.Resources{
-		CPUShares: 1024, CPUQuota: 50000, MemoryLimit: 100, MemorySwapLimit: 150, PidsLimit: -1,
+	err := tree.Update("/pod", &specs.LinuxResources{
+		CPU:     &specs.LinuxCPU{Shares: ptr[uint64](1024), Quota: ptr[int64](50000)},
+		Memory:  &specs.LinuxMemory{Limit: ptr[int64](100), Swap: ptr[int64](150)},
+		Pids:    &specs.LinuxPids{Limit: ptr[int64](-1)},
 		Unified: map[string]string{"memory.high": "90", "../escape": "1"},
 	})
 	if err != nil {
 		t.Fatal(err)
 	}
 	for name, want := range map[string]string{
-		"cpu.weight": "39", "cpu.max": "50000 100000", "memory.max": "100", "memory.swap.max": "50",
+		"cpu.weight": "100", "cpu.max": "50000 100000", "memory.max": "100", "memory.swap.max": "50",
 		"pids.max": "max", "memory.high": "90",
 	} {
 		if got, _ := os.ReadFile(tree.file(v2, "/pod", name)); string(got) != want {
@@ -293,6 +298,24 @@ func TestUpdateUnified(t *testing.T) {
 		t.Error("wrote outside of the cgroup")
 	}
 }
+
+func TestUpdateUnifiedWithoutLimits(t *testing.T) {
+	tree := unifiedTree(t, map[string]string{"cpu.max": "", "memory.max": "", "memory.swap.max": ""})
+	err := tree.Update("/pod", &specs.LinuxResources{
+		CPU:    &specs.LinuxCPU{Quota: ptr[int64](-1), Period: ptr[uint64](50000)},
+		Memory: &specs.LinuxMemory{Limit: ptr[int64](-1), Swap: ptr[int64](-1)},
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for name, want := range map[string]string{"cpu.max": "max 50000", "memory.max": "max", "memory.swap.max": "max"} {
+		if got, _ := os.ReadFile(tree.file(v2, "/pod", name)); string(got) != want {
+			t.Errorf("%s: got %q, want %q", name, got, want)
+		}
+	}
+}
+
+func ptr[T any](v T) *T { return &v }
 
 func TestParseMounts(t *testing.T) {
 	const v1 = "29 25 0:26 / /sys/fs/cgroup/cpu,cpuacct rw - cgroup cgroup rw,cpu,cpuacct\n" +
