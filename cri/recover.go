@@ -33,6 +33,7 @@ func (s *Server) Recover(ctx context.Context) {
 		t := time.NewTicker(reconcileInterval)
 		defer t.Stop()
 		for {
+			s.releaseLost(ctx)
 			select {
 			case <-ctx.Done():
 				return
@@ -41,6 +42,37 @@ func (s *Server) Recover(ctx context.Context) {
 			}
 		}
 	})
+}
+
+// releaseLost gives back the addresses of sandboxes that a reboot has ended. The kubelet
+// stops them only when it gets to it, and new pods need addresses now. It is not part of
+// the start: plugins take their time.
+func (s *Server) releaseLost(ctx context.Context) {
+	var g errgroup.Group
+	g.SetLimit(actionsAtOnce)
+	for _, r := range s.store.Sandboxes.List() {
+		if r.Boot == s.opts.Boot || r.Broken != "" || r.Released || s.live.sandbox(r.ID) == nil {
+			continue
+		}
+		g.Go(func() error {
+			if err := s.releaseOne(ctx, r.ID); err != nil {
+				s.log.Warn("address of the last boot is not released yet", "sandbox", r.ID, "error", err)
+			}
+			return nil
+		})
+	}
+	_ = g.Wait() // the functions return no errors
+}
+
+func (s *Server) releaseOne(ctx context.Context, id string) error {
+	ctx, cancel := context.WithTimeout(ctx, actionBudget)
+	defer cancel()
+	unlock, err := s.locks.Exclusive(ctx, id)
+	if err != nil {
+		return err
+	}
+	defer unlock()
+	return s.stopSandbox(ctx, id)
 }
 
 // reconcileOnce returns the number of actions it took.

@@ -137,6 +137,15 @@ func TestReboot(t *testing.T) {
 	if c := m.status(t, running); c.GetExitCode() != -1 || c.GetReason() != "Unknown" || c.GetState() != v1.ContainerState_CONTAINER_EXITED {
 		t.Errorf("running: %v", c)
 	}
+	// Its addresses are free before anybody stops it.
+	for began := time.Now(); ; time.Sleep(time.Millisecond) {
+		if r, err := m.store.Sandboxes.Get(pod); err != nil || r.Released {
+			break
+		}
+		if time.Since(began) > 5*time.Second {
+			t.Fatal("the network of the last boot's sandbox is not given back")
+		}
+	}
 	if _, err := m.server.RemovePodSandbox(t.Context(), &v1.RemovePodSandboxRequest{PodSandboxId: pod}); err != nil {
 		t.Fatal(err)
 	}

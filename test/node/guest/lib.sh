@@ -58,3 +58,4 @@ state() { crictl inspect "$1" | jq -r .status.state; }
 
 # leases: addresses that are taken.
 leases() { find /var/lib/cni/networks -type f -name '[0-9]*' 2>/dev/null | wc -l; }
+no_lease() { [ "$(leases)" = 0 ]; }

@@ -2,7 +2,7 @@
 # everything can be removed.
 crictl pods -q >/run/pods.before
 check "the pods of the last boot are not ready" [ "$(crictl pods -q --state ready | wc -l)" = 0 ]
-check "leases of the last boot are released" eventually sh -c '[ $(find /var/lib/cni/networks -type f -name "[0-9]*" 2>/dev/null | wc -l) = 0 ]'
+check "leases of the last boot are released" eventually no_lease
 check "remove the pods of the last boot" crictl rmp -fa
 for image in $(crictl images -q); do
 	name=$(crictl inspecti $image | jq -r '.status.repoTags[0]')
