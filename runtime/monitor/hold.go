@@ -3,6 +3,7 @@ package monitor
 import (
 	"context"
 	"fmt"
+	"io"
 	"os"
 	"path/filepath"
 	"slices"
@@ -39,9 +40,13 @@ func cloneFlag(t specs.LinuxNamespaceType) (uintptr, bool) {
 	return 0, false
 }
 
+// ownNamespaces are those that every holder has for itself, so that it does not have
+// the host's.
+const ownNamespaces = unix.CLONE_NEWNS | unix.CLONE_NEWNET | unix.CLONE_NEWIPC | unix.CLONE_NEWUTS | unix.CLONE_NEWCGROUP
+
 // holdAttr describes the process to be started, without its streams.
 func holdAttr(r HoldRequest) (*syscall.SysProcAttr, error) {
-	attr := &syscall.SysProcAttr{Setsid: true}
+	attr := &syscall.SysProcAttr{Setsid: true, Cloneflags: ownNamespaces}
 	for _, t := range r.Namespaces {
 		flag, ok := cloneFlag(t)
 		if !ok {
@@ -94,28 +99,41 @@ func (s *Server) hold(ctx context.Context, r HoldRequest) (holdReply, error) {
 
 func (s *Server) startHold(ctx context.Context, r HoldRequest, h *held, attr *syscall.SysProcAttr) error {
 	h.hold = hold{ID: r.ID, Boot: s.boot}
+	report, remote, err := os.Pipe()
+	if err != nil {
+		return fmt.Errorf("hold namespaces: %w", err)
+	}
+	defer report.Close()
+	defer remote.Close()
 	save := func(context.Context) error { return s.shelf.save(r.ID, holdSuffix, h.hold) }
 	return flow.Run(context.WithoutCancel(ctx), "hold namespaces",
 		// Without a process: what the next monitor has to look for.
 		flow.Step{Name: "save intent", Do: save, Undo: func(context.Context) error { return s.shelf.remove(r.ID, holdSuffix) }},
 		flow.Step{
 			Name: "start pod init",
-			Do:   func(context.Context) error { return s.startPodInit(h, attr) },
+			Do:   func(context.Context) error { return s.startPodInit(h, attr, remote) },
 			Undo: func(context.Context) error { return h.end() },
 		},
+		// Nobody gets to see it before.
+		flow.Step{Name: "confine pod init", Do: func(context.Context) error { return awaitConfined(report, remote) }},
 		flow.Step{Name: "save record", Do: save})
 }
 
 // startPodInit gives the process the pod's id as an argument, by which it is found if
 // the monitor dies before it has noted the process id.
-func (s *Server) startPodInit(h *held, attr *syscall.SysProcAttr) error {
+func (s *Server) startPodInit(h *held, attr *syscall.SysProcAttr, report *os.File) error {
 	streams, err := nullStreams()
 	if err != nil {
 		return err
 	}
 	defer streams.close()
+	program, err := sealedIdle()
+	if err != nil {
+		return err
+	}
+	defer program.Close()
 	pid, ended, err := s.reaper.spawn(append(slices.Clone(s.podInit), h.hold.ID), &syscall.ProcAttr{
-		Dir: "/", Env: []string{"GODEBUG=madvdontneed=1", "GOMAXPROCS=1"}, Files: streams.fds(), Sys: attr,
+		Dir: "/", Env: []string{"GOMAXPROCS=1"}, Files: append(streams.fds(), report.Fd(), program.Fd()), Sys: attr,
 	})
 	if err != nil {
 		return fmt.Errorf("start pod init: %w", err)
@@ -128,6 +146,26 @@ func (s *Server) startPodInit(h *held, attr *syscall.SysProcAttr) error {
 	h.hold.Init = Created{Pid: pid, StartTime: st.start}
 	h.pidfd, err = openProcess(pid, st.start)
 	return err
+}
+
+// confineTime bounds how long a pod init may take to confine itself.
+const confineTime = 20 * time.Second
+
+// awaitConfined returns when a pod init has said, as the last thing it can say, that
+// it is confined. remote is its end of the pipe.
+func awaitConfined(report, remote *os.File) error {
+	remote.Close() // or its death would not be the end of the report
+	if err := report.SetReadDeadline(time.Now().Add(confineTime)); err != nil {
+		return err
+	}
+	text, err := io.ReadAll(io.LimitReader(report, 4096))
+	if err != nil {
+		return fmt.Errorf("%w: %w", errdefs.ErrUnavailable, err)
+	}
+	if string(text) != podInitArg {
+		return fmt.Errorf("%w: it says %q", errdefs.ErrInternal, text)
+	}
+	return nil
 }
 
 // end kills the process and returns when it is dead.

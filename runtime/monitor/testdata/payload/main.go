@@ -112,12 +112,44 @@ func main() {
 			all = append(all, b)
 		}
 		_ = all
+	case "spy": // on process 1, as far as it lets us
+		spy()
 	case "tty":
 		var b [64]byte
 		fmt.Println("tty ready")
 		n, _ := os.Stdin.Read(b[:])
 		fmt.Printf("got %q\n", b[:n])
 		os.Exit(5)
+	}
+}
+
+// spy prints what it gets hold of through process 1, a fact a line.
+func spy() {
+	show := func(name string, v any, err error) {
+		if err != nil {
+			v = "error"
+		}
+		fmt.Printf("%s=%v\n", name, v)
+	}
+	entries, err := os.ReadDir("/proc/1/root")
+	show("root", len(entries), err)
+	err = os.WriteFile("/proc/1/root/spied", nil, 0o600)
+	show("write root", "ok", err)
+	exe, err := os.OpenFile("/proc/1/exe", os.O_RDWR, 0)
+	show("write exe", "ok", err)
+	if err == nil {
+		exe.Close()
+	}
+	var st syscall.Stat_t
+	err = syscall.Stat("/proc/1/exe", &st)
+	show("exe", fmt.Sprint(st.Dev, ":", st.Ino), err)
+	environment, err := os.ReadFile("/proc/1/environ")
+	show("environ", len(environment), err)
+	files, err := os.ReadDir("/proc/1/fd")
+	show("fd", len(files), err)
+	for _, ns := range []string{"mnt", "net", "ipc", "uts"} {
+		link, err := os.Readlink("/proc/1/ns/" + ns)
+		show(ns, link, err)
 	}
 }
 
