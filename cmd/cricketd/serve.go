@@ -97,5 +97,8 @@ func (d *daemon) serveMetrics(address string) (stop func(), err error) {
 			d.log.Error("metrics are not served any more", "error", err)
 		}
 	}()
-	return func() { s.Close(); <-done }, nil
+	return func() {
+		_ = s.Close() // of a listener that is given up
+		<-done
+	}, nil
 }

@@ -26,7 +26,7 @@ func (s *Server) adoptAll() {
 	}
 	for _, r := range records {
 		if r.Boot != s.boot {
-			s.shelf.remove(r.Request.ID, recordSuffix) // it ended with its kernel
+			s.discard(r.Request.ID, recordSuffix) // it ended with its kernel
 			continue
 		}
 		if r.Init.Pid == 0 {
@@ -70,7 +70,7 @@ func (s *Server) adoptHold(h hold) {
 	}
 	pidfd, err := openProcess(h.Init.Pid, h.Init.StartTime)
 	if h.Boot != s.boot || err != nil {
-		s.shelf.remove(h.ID, holdSuffix)
+		s.discard(h.ID, holdSuffix)
 		return
 	}
 	n := &held{hold: h, pidfd: pidfd}
@@ -80,6 +80,13 @@ func (s *Server) adoptHold(h hold) {
 	s.holds[h.ID] = n
 }
 
+// discard removes the record of what is gone. The next monitor tries again.
+func (s *Server) discard(id, suffix string) {
+	if err := s.shelf.remove(id, suffix); err != nil {
+		s.log.Warn("adopt", slog.String("record", id+suffix), slog.Any("error", err))
+	}
+}
+
 func (s *Server) adopt(r record) {
 	c := s.newContainer(r)
 	c.told = make(chan runtime.Exit, 1)
@@ -87,7 +94,7 @@ func (s *Server) adopt(r record) {
 	if r.Phase == runtime.Exited {
 		close(c.exited)
 		c.tee.close(nil)
-		c.log.Close()
+		c.closeLog()
 		return
 	}
 	if item, ok := s.handoff[r.Request.ID]; ok {

@@ -74,7 +74,7 @@ func (c *container) inputEnded() {
 }
 
 // update changes the limits of a container that exists.
-func (c *container) update(ctx context.Context, r *specs.LinuxResources) error {
+func (c *container) update(r *specs.LinuxResources) error {
 	c.starting.Lock()
 	defer c.starting.Unlock()
 	if st := c.state(); st.Phase == runtime.Exited {
@@ -90,7 +90,7 @@ func (c *container) update(ctx context.Context, r *specs.LinuxResources) error {
 		return fmt.Errorf("write resources: %w", err)
 	}
 	defer os.Remove(file)
-	return c.srv.call(ctx, rt, bundle, func(log string) []string { return rt.Update(log, file, c.rec.Request.ID) })
+	return c.srv.call(rt, bundle, func(log string) []string { return rt.Update(log, file, c.rec.Request.ID) })
 }
 
 // adoptedExit waits for a process that an earlier monitor fathered.

@@ -1,7 +1,6 @@
 package monitor
 
 import (
-	"context"
 	"errors"
 	"fmt"
 	"os"
@@ -15,18 +14,18 @@ import (
 
 // call runs one command of an OCI runtime to its end. args is told where the runtime
 // shall log. An error quotes what the runtime logged.
-func (s *Server) call(ctx context.Context, rt oci.Runtime, dir string, args func(log string) []string) error {
+func (s *Server) call(rt oci.Runtime, dir string, args func(log string) []string) error {
 	streams, err := nullStreams()
 	if err != nil {
 		return err
 	}
 	defer streams.close()
-	return s.callWith(ctx, rt, dir, nil, &streams, args)
+	return s.callWith(rt, dir, nil, &streams, args)
 }
 
 // callWith is call with prepared mounts and standard streams for the command and what
-// it leaves behind. Ending ctx does not interrupt a runtime in its middle.
-func (s *Server) callWith(_ context.Context, rt oci.Runtime, dir string, overlays []Overlay, streams *childStreams, args func(log string) []string) error {
+// it leaves behind. Nothing interrupts a runtime in its middle.
+func (s *Server) callWith(rt oci.Runtime, dir string, overlays []Overlay, streams *childStreams, args func(log string) []string) error {
 	log := filepath.Join(dir, "runtime-"+strconv.FormatUint(s.calls.Add(1), 10)+".log")
 	defer os.Remove(log)
 	argv := args(log)

@@ -84,7 +84,7 @@ func cgroupLines(file string) map[string]string {
 func ancestors(root, path string) []ancestor {
 	var above []ancestor
 	for at := filepath.Dir(path); at != "/" && at != "."; at = filepath.Dir(at) {
-		kills, _ := counter(root+at+"/memory.events", "oom_kill")
+		kills, _ := oomKills(root + at + "/memory.events")
 		above = append(above, ancestor{root + at, kills})
 	}
 	return above
@@ -96,29 +96,30 @@ func ancestors(root, path string) []ancestor {
 // over it that still exists tells, for its counter includes the one that is gone.
 func (c cgroup) oomKilled(murdered bool) bool {
 	if c.Unified == "" {
-		kills, _ := counter(c.Memory+"/memory.oom_control", "oom_kill")
+		kills, _ := oomKills(c.Memory + "/memory.oom_control")
 		return c.Memory != "" && kills > 0
 	}
-	if kills, ok := counter(c.Unified+"/memory.events", "oom_kill"); ok {
+	if kills, ok := oomKills(c.Unified + "/memory.events"); ok {
 		return kills > 0
 	}
 	for _, a := range c.Above {
-		if kills, ok := counter(a.Dir+"/memory.events", "oom_kill"); ok {
+		if kills, ok := oomKills(a.Dir + "/memory.events"); ok {
 			return murdered && kills > a.OOMKills
 		}
 	}
 	return false
 }
 
-// counter reads one line of a flat keyed file; false if the file is not there.
-func counter(file, key string) (uint64, bool) {
+// oomKills reads the counter of kills for want of memory; false if the file is not
+// there.
+func oomKills(file string) (uint64, bool) {
 	b, err := os.ReadFile(file)
 	if err != nil {
 		return 0, false
 	}
 	for line := range strings.Lines(string(b)) {
 		name, value, _ := strings.Cut(strings.TrimSpace(line), " ")
-		if name == key {
+		if name == "oom_kill" {
 			n, err := strconv.ParseUint(value, 10, 64)
 			return n, err == nil
 		}
@@ -142,7 +143,8 @@ func (c cgroup) pids() []int {
 		return nil
 	}
 	var pids []int
-	filepath.WalkDir(c.tree(), func(path string, d fs.DirEntry, err error) error {
+	// It returns what the function returns, and that is always nil.
+	_ = filepath.WalkDir(c.tree(), func(path string, d fs.DirEntry, err error) error {
 		if err != nil || !d.IsDir() {
 			return nil // it went away meanwhile, or is a file
 		}
@@ -197,16 +199,17 @@ func (c cgroup) kill() error {
 	return errors.New("kill cgroup: it forks faster than it can be killed")
 }
 
+// thaw cannot say that it failed: then the processes stay, and kill says so.
 func (c cgroup) thaw() {
 	if c.Unified != "" {
-		os.WriteFile(c.Unified+"/cgroup.freeze", []byte("0"), 0)
+		_ = os.WriteFile(c.Unified+"/cgroup.freeze", []byte("0"), 0)
 		return
 	}
 	if c.Freezer == "" {
 		return
 	}
 	if b, err := os.ReadFile(c.Freezer + "/freezer.state"); err == nil && strings.TrimSpace(string(b)) != "THAWED" {
-		os.WriteFile(c.Freezer+"/freezer.state", []byte("THAWED"), 0)
+		_ = os.WriteFile(c.Freezer+"/freezer.state", []byte("THAWED"), 0)
 	}
 }
 

@@ -42,8 +42,10 @@ func (c *consoleSocket) accept() (*os.File, error) {
 	if err != nil {
 		return nil, fmt.Errorf("receive terminal: %w", err)
 	}
-	defer conn.Close()
-	conn.SetDeadline(time.Now().Add(consoleTime))
+	defer func() { _ = conn.Close() }() // nothing was written to it
+	if err := conn.SetDeadline(time.Now().Add(consoleTime)); err != nil {
+		return nil, fmt.Errorf("receive terminal: %w", err)
+	}
 	fds, _, err := receiveFDs(conn, make([]byte, 4096))
 	if err != nil {
 		return nil, fmt.Errorf("receive terminal: %w", err)

@@ -136,7 +136,14 @@ func (c *container) settle(exit runtime.Exit) {
 	for _, p := range pumps {
 		<-p.done
 	}
-	c.log.Close()
+	c.closeLog()
+}
+
+// closeLog says if the file system kept something from the log until now.
+func (c *container) closeLog() {
+	if err := c.log.Close(); err != nil {
+		c.srv.log.Warn("close log", slog.String("container", c.rec.Request.ID), slog.Any("error", err))
+	}
 }
 
 func closeAll(files ...**os.File) {
@@ -175,8 +182,8 @@ func (c *container) start(ctx context.Context) (at time.Time, err error) {
 		return time.Time{}, fmt.Errorf("start container that is %s: %w", st.Phase, errdefs.ErrFailedPrecondition)
 	}
 	err = flow.Run(context.WithoutCancel(ctx), "start container",
-		flow.Step{Name: "run runtime", Do: func(ctx context.Context) error {
-			at, err = c.runStart(ctx)
+		flow.Step{Name: "run runtime", Do: func(context.Context) error {
+			at, err = c.runStart()
 			return err
 		}},
 		flow.Step{Name: "save record", Do: func(context.Context) error { return c.save() }})
@@ -184,9 +191,9 @@ func (c *container) start(ctx context.Context) (at time.Time, err error) {
 }
 
 // runStart lets the OCI runtime start the container and notes that it did.
-func (c *container) runStart(ctx context.Context) (time.Time, error) {
+func (c *container) runStart() (time.Time, error) {
 	rt := c.rec.Request.Runtime
-	if err := c.srv.call(ctx, rt, c.rec.Request.Bundle, func(log string) []string { return rt.Start(log, c.rec.Request.ID) }); err != nil {
+	if err := c.srv.call(rt, c.rec.Request.Bundle, func(log string) []string { return rt.Start(log, c.rec.Request.ID) }); err != nil {
 		return time.Time{}, err
 	}
 	c.mu.Lock()
@@ -238,7 +245,7 @@ func (c *container) remove(ctx context.Context) error {
 // runDelete returns when the OCI runtime has forgotten the container and it has exited.
 func (c *container) runDelete(ctx context.Context) error {
 	req, rt := c.rec.Request, c.rec.Request.Runtime
-	err := c.srv.call(ctx, rt, req.Bundle, func(log string) []string { return rt.Delete(log, req.ID) })
+	err := c.srv.call(rt, req.Bundle, func(log string) []string { return rt.Delete(log, req.ID) })
 	if err != nil && !goneMessage(err) {
 		return err
 	}
@@ -259,5 +266,5 @@ func (c *container) release() {
 	for _, p := range pumps {
 		p.stop()
 	}
-	c.log.Close()
+	c.closeLog()
 }

@@ -64,7 +64,7 @@ func (s *Server) create(ctx context.Context, req CreateRequest) (Created, error)
 	n := &creation{srv: s, req: req, began: time.Now()}
 	n.c = s.newContainer(record{Request: req, Boot: s.boot, Phase: runtime.Created})
 	if !s.reserve(req.ID, n.c) {
-		n.c.log.Close()
+		n.c.closeLog()
 		return Created{}, fmt.Errorf("create container: %w", errdefs.ErrAlreadyExists)
 	}
 	err := flow.Run(ctx, "create container",
@@ -89,10 +89,10 @@ func (s *Server) create(ctx context.Context, req CreateRequest) (Created, error)
 	return n.c.rec.Init, nil
 }
 
-func (n *creation) openStreams(context.Context) (err error) {
+func (n *creation) openStreams(ctx context.Context) (err error) {
 	defer func() {
 		if err != nil {
-			err = errors.Join(err, n.closeStreams(nil))
+			err = errors.Join(err, n.closeStreams(ctx))
 		}
 	}()
 	if n.child, err = nullStreams(); err != nil {
@@ -168,7 +168,7 @@ func (n *creation) closeStreams(context.Context) error {
 		p.stop()
 	}
 	closeAll(&n.c.stdin, &n.c.console)
-	n.c.log.Close()
+	n.c.closeLog()
 	removeFiles(n.req.Bundle)
 	return nil
 }
@@ -192,7 +192,7 @@ func (n *creation) runRuntime(ctx context.Context) error {
 	}
 	pid := filepath.Join(n.req.Bundle, pidFile)
 	rt := n.req.Runtime
-	err := n.srv.callWith(ctx, rt, n.req.Bundle, overlays, &n.child, func(log string) []string {
+	err := n.srv.callWith(rt, n.req.Bundle, overlays, &n.child, func(log string) []string {
 		return rt.Create(log, n.req.Bundle, pid, console, n.req.ID)
 	})
 	if err != nil {
@@ -203,7 +203,7 @@ func (n *creation) runRuntime(ctx context.Context) error {
 
 func (n *creation) deleteRuntime(ctx context.Context) error {
 	rt := n.req.Runtime
-	err := n.srv.call(ctx, rt, n.req.Bundle, func(log string) []string { return rt.Delete(log, n.req.ID) })
+	err := n.srv.call(rt, n.req.Bundle, func(log string) []string { return rt.Delete(log, n.req.ID) })
 	if err != nil && !goneMessage(err) {
 		return err
 	}

@@ -58,13 +58,13 @@ func (s *Server) dispatch(ctx context.Context, conn net.Conn, req request) (any,
 	case "reopen":
 		return nil, c.log.Reopen()
 	case "update":
-		return with(req, func(r specs.LinuxResources) (any, error) { return nil, c.update(ctx, &r) })
+		return with(req, func(r specs.LinuxResources) (any, error) { return nil, c.update(&r) })
 	case "keep":
 		return c.keep(conn)
 	case "adopt":
 		return with(req, func(r adoptRequest) (any, error) { return nil, c.adopt(conn, r) })
 	case "exec":
-		return with(req, func(r ExecRequest) (any, error) { return c.exec(ctx, conn, r) })
+		return with(req, func(r ExecRequest) (any, error) { return c.exec(conn, r) })
 	case "attach":
 		return with(req, func(r attachRequest) (any, error) { return nil, c.attach(ctx, conn, r) })
 	}
@@ -87,7 +87,7 @@ func untilGone(ctx context.Context, conn net.Conn) (context.Context, context.Can
 	go func() {
 		defer cancel()
 		var b [1]byte
-		conn.Read(b[:])
+		_, _ = conn.Read(b[:]) // however it ends, the client has said its last
 	}()
 	return ctx, cancel
 }

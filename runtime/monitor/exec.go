@@ -1,7 +1,6 @@
 package monitor
 
 import (
-	"context"
 	"encoding/json"
 	"fmt"
 	"log/slog"
@@ -33,7 +32,7 @@ type execution struct {
 }
 
 // exec runs a process to its end, whatever becomes of the client meanwhile.
-func (c *container) exec(ctx context.Context, conn net.Conn, req ExecRequest) (runtime.Exit, error) {
+func (c *container) exec(conn net.Conn, req ExecRequest) (runtime.Exit, error) {
 	if st := c.state(); st.Phase != runtime.Running {
 		return runtime.Exit{}, fmt.Errorf("exec in container that is %s: %w", st.Phase, errdefs.ErrFailedPrecondition)
 	}
@@ -46,7 +45,7 @@ func (c *container) exec(ctx context.Context, conn net.Conn, req ExecRequest) (r
 		e.close()
 		return runtime.Exit{}, err
 	}
-	err := e.spawn(context.WithoutCancel(ctx))
+	err := e.spawn()
 	e.child.close() // our copies of the child's ends would hide the end of its output
 	if err != nil {
 		e.close()
@@ -98,8 +97,9 @@ func (e *execution) pipe(i int) (*os.File, error) {
 		ours, theirs = p[1], p[0]
 	}
 	uid, gid := e.owner()
-	unix.Fchown(theirs, uid, gid) // as for FIFOs; the runtime may do it again
-	unix.SetNonblock(ours, true)
+	// As for FIFOs. Where it cannot be done, as in a user namespace, the runtime does it.
+	_ = unix.Fchown(theirs, uid, gid)
+	_ = unix.SetNonblock(ours, true) // of an open descriptor it cannot fail
 	e.child[i].Close()
 	e.child[i] = os.NewFile(uintptr(theirs), "pipe")
 	return os.NewFile(uintptr(ours), "pipe"), nil
@@ -122,7 +122,7 @@ func (e *execution) pump(src *os.File, kind byte) error {
 	return nil
 }
 
-func (e *execution) spawn(ctx context.Context) error {
+func (e *execution) spawn() error {
 	c, bundle := e.c, e.c.rec.Request.Bundle
 	name := filepath.Join(bundle, "exec-"+strconv.FormatUint(c.srv.calls.Add(1), 10))
 	process, pidFile := name+".json", name+".pid"
@@ -140,7 +140,7 @@ func (e *execution) spawn(ctx context.Context) error {
 		console = e.console.path
 	}
 	began, rt := time.Now(), c.rec.Request.Runtime
-	err = c.srv.callWith(ctx, rt, bundle, nil, &e.child, func(log string) []string {
+	err = c.srv.callWith(rt, bundle, nil, &e.child, func(log string) []string {
 		return rt.Exec(log, process, pidFile, console, c.rec.Request.ID)
 	})
 	if err != nil {
@@ -176,7 +176,7 @@ func resizeTerminal(master *os.File, s runtime.Size) {
 		return
 	}
 	if raw, err := master.SyscallConn(); err == nil {
-		raw.Control(func(fd uintptr) { setSize(int(fd), s) })
+		raw.Control(func(fd uintptr) { _ = setSize(int(fd), s) }) // a terminal that is gone has no size
 	}
 }
 

@@ -67,7 +67,7 @@ func (c *container) adopt(conn net.Conn, r adoptRequest) error {
 	if !ok || len(r.FDs) == 0 {
 		return fmt.Errorf("adopt descriptors: %w", errdefs.ErrInvalidArgument)
 	}
-	u.SetReadDeadline(time.Now().Add(headerTime))
+	conn.SetReadDeadline(time.Now().Add(headerTime))
 	fds, _, err := receiveFDs(u, make([]byte, 1))
 	if err != nil {
 		return fmt.Errorf("adopt descriptors: %w", err)

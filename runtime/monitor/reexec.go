@@ -182,7 +182,7 @@ func receiveHandoff() *handoff {
 	if !ok {
 		return nil
 	}
-	os.Unsetenv(handoffEnv)
+	_ = os.Unsetenv(handoffEnv) // it fails on impossible names only
 	defer os.Remove(file)
 	var h handoff
 	b, err := os.ReadFile(file)

@@ -30,7 +30,7 @@ func receiveFDs(conn *net.UnixConn, buf []byte) (fds []int, n int, err error) {
 		}
 		for _, fd := range got {
 			unix.CloseOnExec(fd)
-			unix.SetNonblock(fd, true)
+			_ = unix.SetNonblock(fd, true) // of an open descriptor it cannot fail
 		}
 		fds = append(fds, got...)
 	}

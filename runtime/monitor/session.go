@@ -6,7 +6,6 @@ import (
 	"net"
 	"os"
 	"sync"
-	"time"
 
 	"github.com/cricket-cri/cricket/runtime"
 )
@@ -30,11 +29,6 @@ func (s *session) write(kind byte, b []byte) {
 		}
 		b = b[n:]
 	}
-}
-
-// cut makes a write that is stuck, and all later ones, fail.
-func (s *session) cut() {
-	s.conn.SetWriteDeadline(time.Unix(1, 0))
 }
 
 // input serves what the client sends until it ends its input for good or leaves.

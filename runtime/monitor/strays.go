@@ -67,7 +67,7 @@ func (s *Server) undoCreation(r record) error {
 	id, rt := r.Request.ID, r.Request.Runtime
 	endStrays("create", id, strayTime)
 	// Not in the bundle, which may be gone.
-	err := s.call(nil, rt, s.shelf.dir, func(log string) []string { return rt.Delete(log, id) })
+	err := s.call(rt, s.shelf.dir, func(log string) []string { return rt.Delete(log, id) })
 	if err != nil && !goneMessage(err) {
 		return fmt.Errorf("undo creation of container: %w", err)
 	}
@@ -101,7 +101,7 @@ func (s *Server) startedUnseen(r record) (bool, error) {
 	if streams[1], err = os.OpenFile(answer.Name(), os.O_WRONLY, 0); err != nil {
 		return false, err
 	}
-	if err := s.callWith(nil, rt, s.shelf.dir, nil, &streams, func(log string) []string { return rt.State(log, id) }); err != nil {
+	if err := s.callWith(rt, s.shelf.dir, nil, &streams, func(log string) []string { return rt.State(log, id) }); err != nil {
 		return false, err
 	}
 	var state struct {
