@@ -75,6 +75,7 @@ func assemble(ctx context.Context, c config.Config, keep *keeper, log *slog.Logg
 	}
 	layers, err := layer.Open(layer.Options{
 		Root: filepath.Join(c.Root, "layers"), State: filepath.Join(c.State, "layers"), Log: log,
+		ForceLoop: c.Images.LoopDevices,
 	})
 	if err != nil {
 		return nil, fmt.Errorf("open layers: %w; see that --root is on a local disk that can be written", err)

@@ -78,6 +78,7 @@ type Images struct {
 	MaxConcurrentDownloads int      `toml:"max_concurrent_downloads"`
 	ProgressDeadline       Duration `toml:"progress_deadline"`
 	Pinned                 []string `toml:"pinned"`
+	LoopDevices            bool     `toml:"loop_devices"`
 }
 
 // Network says where CNI is found.

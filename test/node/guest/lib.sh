@@ -30,10 +30,7 @@ start_cricket() {
 	# An emulated machine is slow: crictl's own two seconds are too few.
 	printf 'runtime-endpoint: %s\nimage-endpoint: %s\ntimeout: 60\n' $endpoint $endpoint >/etc/crictl.yaml
 	cp $payload/guest/network.conflist /etc/cni/net.d/10-cricket.conflist
-	if [ "$(setting loop)" = 1 ]; then
-		mkdir -p /etc/systemd/system/cricketd.service.d
-		printf '[Service]\nEnvironment=CRICKET_LAYERS_LOOP=1\n' >/etc/systemd/system/cricketd.service.d/loop.conf
-	fi
+	if [ "$(setting loop)" = 1 ]; then printf '[images]\nloop_devices = true\n' >>/etc/cricket/config.toml; fi
 	# Reads the images from the payload, so a unit of its own is all it needs.
 	systemd-run -q --unit=test-registry $payload/tools/registry --layout $payload/images --listen 127.0.0.1:5055
 	systemctl daemon-reload
