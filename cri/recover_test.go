@@ -172,6 +172,14 @@ func TestBrokenRecords(t *testing.T) {
 	if l := m.server.listSandboxes(nil); len(l) != 1 || l[0].GetState() != v1.PodSandboxState_SANDBOX_NOTREADY {
 		t.Errorf("sandboxes: %v", l)
 	}
+	// Without these the kubelet and crictl refuse the answer, and remove nothing.
+	if st := m.status(t, id); st.GetCreatedAt() == 0 || st.GetImage().GetImage() == "" || st.GetImageRef() == "" {
+		t.Errorf("container lacks what clients require: %v", st)
+	}
+	st, err := m.server.PodSandboxStatus(t.Context(), &v1.PodSandboxStatusRequest{PodSandboxId: pod})
+	if meta := st.GetStatus().GetMetadata(); err != nil || st.GetStatus().GetCreatedAt() == 0 || meta.GetNamespace() == "" || meta.GetUid() == "" {
+		t.Errorf("sandbox lacks what clients require: %v %v", st, err)
+	}
 	if _, err := m.server.RemoveContainer(t.Context(), &v1.RemoveContainerRequest{ContainerId: id}); err != nil {
 		t.Error(err)
 	}

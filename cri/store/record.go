@@ -210,12 +210,16 @@ func mustBe(want, got string) error {
 
 // Clients read the metadata of all that is listed, so a broken record has some.
 func brokenSandbox(id, why string) *Sandbox {
-	m := &v1.PodSandboxMetadata{Name: "unreadable-" + id, Uid: id}
-	return &Sandbox{ID: id, Config: &v1.PodSandboxConfig{Metadata: m}, Broken: why}
+	m := &v1.PodSandboxMetadata{Name: "unreadable-" + id, Namespace: unknown, Uid: id}
+	return &Sandbox{ID: id, Config: &v1.PodSandboxConfig{Metadata: m}, CreatedAt: time.Now(), Broken: why}
 }
 
 func brokenContainer(id, why string) *Container {
 	m := &v1.ContainerMetadata{Name: "unreadable-" + id}
-	c := &v1.ContainerConfig{Metadata: m, Image: &v1.ImageSpec{}}
-	return &Container{ID: id, Config: c, Broken: why}
+	c := &v1.ContainerConfig{Metadata: m, Image: &v1.ImageSpec{Image: unknown}}
+	return &Container{ID: id, Config: c, ImageID: unknown, ImageRef: unknown, CreatedAt: time.Now(), Broken: why}
 }
+
+// unknown fills fields without which clients (k8s.io/cri-client) refuse an object, and so
+// could not remove it.
+const unknown = "unknown"

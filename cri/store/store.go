@@ -43,7 +43,22 @@ func Open(o Options) (*Store, error) {
 	if err := s.load(o, old); err != nil {
 		return nil, errors.Join(err, j.close())
 	}
+	s.complain(o.Log)
 	return s, nil
+}
+
+// complain logs what cannot be read, once a start: it can be removed like any other.
+func (s *Store) complain(log *slog.Logger) {
+	for _, r := range s.Sandboxes.List() {
+		if r.Broken != "" {
+			log.Error("record cannot be read", "sandbox", r.ID, "reason", r.Broken)
+		}
+	}
+	for _, r := range s.Containers.List() {
+		if r.Broken != "" {
+			log.Error("record cannot be read", "container", r.ID, "reason", r.Broken)
+		}
+	}
 }
 
 // load fills the tables. The files of this boot are the truth: the journal may lack
