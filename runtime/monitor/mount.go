@@ -43,7 +43,7 @@ func mountOverlay(bundle string, n int, o Overlay) error {
 		}
 		o.Lower = mapped
 	}
-	tree, err := openStack(o)
+	tree, err := openStack(filepath.Join(bundle, "lower", "names-"+strconv.Itoa(n)), o)
 	if err != nil {
 		return err
 	}
@@ -66,11 +66,15 @@ func moveMount(tree int, target string) error {
 	return nil
 }
 
-// openStack returns a detached mount of the overlay.
-func openStack(o Overlay) (int, error) {
+// openStack returns a detached mount of the overlay. names is for a directory that
+// exists only meanwhile.
+func openStack(names string, o Overlay) (int, error) {
 	if o.Upper == "" && len(o.Lower) == 1 {
 		// overlayfs wants two directories; one alone needs no overlay.
 		return cloneMount(o.Lower[0], &unix.MountAttr{Attr_set: unix.MOUNT_ATTR_RDONLY})
+	}
+	if !takesLowers() {
+		return openNamedStack(names, o)
 	}
 	ctx, err := unix.Fsopen("overlay", unix.FSOPEN_CLOEXEC)
 	if err != nil {
@@ -101,8 +105,10 @@ func configure(ctx int, o Overlay) error {
 		}
 		return nil
 	}
-	if err := setLowers(set, o.Lower); err != nil {
-		return err
+	for i := len(o.Lower) - 1; i >= 0; i-- { // the uppermost first
+		if err := set("lowerdir+", o.Lower[i]); err != nil {
+			return err
+		}
 	}
 	if o.Upper != "" {
 		if err := errors.Join(set("upperdir", o.Upper), set("workdir", o.Work)); err != nil {
@@ -122,30 +128,6 @@ func configure(ctx int, o Overlay) error {
 		}
 	}
 	return nil
-}
-
-// setLowers adds the lower directories one by one, the uppermost first (Linux 6.7).
-// Older kernels take them in one string, which fsconfig limits to 255 bytes.
-func setLowers(set func(key, value string) error, lower []string) error {
-	for i := len(lower) - 1; i >= 0; i-- {
-		err := set("lowerdir+", lower[i])
-		if err != nil && i == len(lower)-1 && errors.Is(err, unix.EINVAL) {
-			return setJoined(set, lower)
-		}
-		if err != nil {
-			return err
-		}
-	}
-	return nil
-}
-
-func setJoined(set func(key, value string) error, lower []string) error {
-	escape := strings.NewReplacer(`\`, `\\`, `:`, `\:`)
-	var dirs []string
-	for i := len(lower) - 1; i >= 0; i-- {
-		dirs = append(dirs, escape.Replace(lower[i]))
-	}
-	return set("lowerdir", strings.Join(dirs, ":"))
 }
 
 // fsMessages returns what the kernel has to say about a failed configuration.
