@@ -22,7 +22,7 @@ import (
 )
 
 // programs are built once for all tests.
-var programs struct{ monitor, payload string }
+var programs struct{ monitor, payload, cgroup string }
 
 func TestMain(m *testing.M) {
 	dir, err := os.MkdirTemp("", "monitor-test-")
@@ -39,9 +39,31 @@ func TestMain(m *testing.M) {
 			os.Exit(1)
 		}
 	}
+	programs.cgroup = fmt.Sprintf("/cricket-monitor-test-%d", os.Getpid())
 	code := m.Run()
 	os.RemoveAll(dir)
+	if left := removeCgroups(programs.cgroup); len(left) > 0 {
+		fmt.Println("cgroups that are not empty are left:", left)
+		code = max(code, 1)
+	}
 	os.Exit(code)
+}
+
+// removeCgroups removes the empty cgroups at path in every hierarchy, and lists the
+// others.
+func removeCgroups(path string) (left []string) {
+	roots, _ := filepath.Glob("/sys/fs/cgroup/*" + path)
+	unified, _ := filepath.Glob("/sys/fs/cgroup" + path)
+	for _, root := range append(roots, unified...) {
+		children, _ := filepath.Glob(root + "/*/cgroup.procs")
+		for _, child := range children {
+			os.Remove(filepath.Dir(child))
+		}
+		if err := os.Remove(root); err != nil {
+			left = append(left, root)
+		}
+	}
+	return left
 }
 
 // node is a monitor process with its directories.
@@ -152,7 +174,7 @@ func (n *node) bundle(args []string, change func(*specs.Spec, *CreateRequest)) C
 			{Destination: "/dev/pts", Type: "devpts", Source: "devpts", Options: []string{"nosuid", "noexec", "newinstance", "ptmxmode=0666", "mode=0620"}},
 		},
 		Linux: &specs.Linux{
-			CgroupsPath: "/cricket-monitor-test/" + id,
+			CgroupsPath: programs.cgroup + "/" + id,
 			Namespaces:  []specs.LinuxNamespace{{Type: specs.PIDNamespace}, {Type: specs.MountNamespace}, {Type: specs.IPCNamespace}},
 			Resources:   &specs.LinuxResources{},
 		},

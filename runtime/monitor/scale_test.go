@@ -172,7 +172,7 @@ func TestKillAllEndsTheRest(t *testing.T) {
 		if err != nil || st.Phase != runtime.Exited {
 			t.Fatalf("state = %+v, %v", st, err)
 		}
-		b, err := os.ReadFile("/sys/fs/cgroup/pids/cricket-monitor-test/" + req.ID + "/cgroup.procs")
+		b, err := os.ReadFile("/sys/fs/cgroup/pids" + programs.cgroup + "/" + req.ID + "/cgroup.procs")
 		if err == nil && len(b) > 0 {
 			t.Errorf("still in the cgroup: %s", b)
 		}
