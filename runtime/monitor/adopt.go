@@ -37,6 +37,7 @@ func (s *Server) adoptAll() {
 		}
 		s.adopt(s.catchUp(r))
 	}
+	s.adoptExecs()
 	for _, h := range holds {
 		s.adoptHold(h)
 	}
@@ -83,7 +84,7 @@ func (s *Server) adoptHold(h hold) {
 // discard removes the record of what is gone. The next monitor tries again.
 func (s *Server) discard(id, suffix string) {
 	if err := s.shelf.remove(id, suffix); err != nil {
-		s.log.Warn("adopt", slog.String("record", id+suffix), slog.Any("error", err))
+		s.log.Warn("remove record", slog.String("record", id+suffix), slog.Any("error", err))
 	}
 }
 

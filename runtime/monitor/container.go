@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"log/slog"
 	"os"
+	"slices"
 	"sync"
 	"time"
 
@@ -31,6 +32,7 @@ type container struct {
 	stdin   *os.File // write end of the FIFO; nil if there is none
 	console *os.File // the terminal's master; nil if there is none
 	pumps   []*pump
+	left    []*pump // of what execs left behind
 	exited  chan struct{}
 	deleted bool
 	killed  bool // SIGKILL was asked for
@@ -261,7 +263,7 @@ func (c *container) runDelete(ctx context.Context) error {
 func (c *container) release() {
 	c.mu.Lock()
 	c.deleted = true
-	pumps := c.pumps
+	pumps := slices.Concat(c.pumps, c.left)
 	c.mu.Unlock()
 	for _, p := range pumps {
 		p.stop()

@@ -26,9 +26,8 @@ type execution struct {
 	stdin   *os.File
 	master  *os.File
 	pumps   []*pump
-	process Created
-	group   int // the session that it began in, 0 if unknown
 	ended   <-chan status
+	rec     execRecord
 }
 
 // exec runs a process to its end, whatever becomes of the client meanwhile.
@@ -56,7 +55,7 @@ func (c *container) exec(conn net.Conn, req ExecRequest) (runtime.Exit, error) {
 	for _, p := range e.pumps {
 		p.drainFor(0) // a client that reads slowly still gets everything
 	}
-	e.close()
+	e.part()
 	return exit, nil
 }
 
@@ -87,6 +86,9 @@ func (e *execution) open() (err error) {
 }
 
 // pipe makes a pipe, gives one end to the child as descriptor i and returns the other.
+// Like a container, the process gets its output opened for reading and writing: there
+// always is a reader, so neither the death of this monitor nor the end of the exec ever
+// raises SIGPIPE.
 func (e *execution) pipe(i int) (*os.File, error) {
 	var p [2]int
 	if err := unix.Pipe2(p[:], unix.O_CLOEXEC); err != nil {
@@ -97,12 +99,34 @@ func (e *execution) pipe(i int) (*os.File, error) {
 		ours, theirs = p[1], p[0]
 	}
 	uid, gid := e.owner()
+	if i != 0 {
+		if err := e.widen(&theirs); err != nil {
+			closeFDs([]int{ours, theirs})
+			return nil, err
+		}
+	}
 	// As for FIFOs. Where it cannot be done, as in a user namespace, the runtime does it.
 	_ = unix.Fchown(theirs, uid, gid)
 	_ = unix.SetNonblock(ours, true) // of an open descriptor it cannot fail
 	e.child[i].Close()
 	e.child[i] = os.NewFile(uintptr(theirs), "pipe")
 	return os.NewFile(uintptr(ours), "pipe"), nil
+}
+
+// widen opens the writing end of a pipe anew, for reading too, and notes which it is.
+func (e *execution) widen(fd *int) error {
+	var st unix.Stat_t
+	if err := unix.Fstat(*fd, &st); err != nil {
+		return fmt.Errorf("look at pipe: %w", err)
+	}
+	both, err := unix.Open("/proc/self/fd/"+strconv.Itoa(*fd), unix.O_RDWR|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return fmt.Errorf("open pipe for reading and writing: %w", err)
+	}
+	unix.Close(*fd)
+	*fd = both
+	e.rec.Pipes = append(e.rec.Pipes, st.Ino)
+	return nil
 }
 
 func (e *execution) owner() (uid, gid int) {
@@ -124,7 +148,10 @@ func (e *execution) pump(src *os.File, kind byte) error {
 
 func (e *execution) spawn() error {
 	c, bundle := e.c, e.c.rec.Request.Bundle
-	name := filepath.Join(bundle, "exec-"+strconv.FormatUint(c.srv.calls.Add(1), 10))
+	began, rt := time.Now(), c.rec.Request.Runtime
+	// Unlike the number, the time is never that of an exec of an earlier monitor.
+	unique := strconv.FormatInt(began.UnixNano(), 36) + "-" + strconv.FormatUint(c.srv.calls.Add(1), 10)
+	name := filepath.Join(bundle, "exec-"+unique)
 	process, pidFile := name+".json", name+".pid"
 	defer os.Remove(process)
 	defer os.Remove(pidFile)
@@ -135,23 +162,29 @@ func (e *execution) spawn() error {
 	if err := os.WriteFile(process, b, 0o600); err != nil {
 		return fmt.Errorf("write process: %w", err)
 	}
+	e.rec.Key, e.rec.Container, e.rec.PidFile = c.rec.Request.ID+"."+unique, c.rec.Request.ID, pidFile
+	if err := e.note(); err != nil {
+		return err
+	}
 	console := ""
 	if e.console != nil {
 		console = e.console.path
 	}
-	began, rt := time.Now(), c.rec.Request.Runtime
 	err = c.srv.callWith(rt, bundle, nil, &e.child, func(log string) []string {
 		return rt.Exec(log, process, pidFile, console, c.rec.Request.ID)
 	})
 	if err != nil {
 		return err
 	}
-	if e.process.Pid, err = readPidFile(pidFile); err != nil {
+	if e.rec.Process.Pid, err = readPidFile(pidFile); err != nil {
 		return err
 	}
-	e.ended = c.srv.reaper.claim(e.process.Pid, began)
-	if st, err := readProc(e.process.Pid); err == nil { // else it has ended already
-		e.process.StartTime, e.group = st.start, st.session
+	e.ended = c.srv.reaper.claim(e.rec.Process.Pid, began)
+	if st, err := readProc(e.rec.Process.Pid); err == nil { // else it has ended already
+		e.rec.Process.StartTime, e.rec.Session = st.start, st.session
+	}
+	if err := e.note(); err != nil { // it runs; only the next monitor would not know it
+		c.srv.log.Warn("save exec", slog.String("container", c.rec.Request.ID), slog.Any("error", err))
 	}
 	if e.console == nil {
 		return nil
@@ -201,14 +234,28 @@ func (e *execution) wait() runtime.Exit {
 		return runtime.Exit{Code: st.code, At: st.at}
 	case <-late:
 	}
-	if err := killTree(e.process, e.group, e.c.rec.Cgroup); err != nil {
+	if err := killTree(e.rec.Process, e.rec.Session, e.c.rec.Cgroup); err != nil {
 		e.c.srv.log.Warn("kill exec that took too long", slog.String("container", e.c.rec.Request.ID), slog.Any("error", err))
 	}
 	st := <-e.ended
 	return runtime.Exit{Code: st.code, At: st.at, TimedOut: true}
 }
 
+// part lets go of a process that has ended, but not of what it left behind.
+func (e *execution) part() {
+	if e.master != nil { // who is left behind at a terminal is hung up
+		e.close()
+		return
+	}
+	e.closeStdin()
+	e.session.end()
+	go e.c.srv.outlast(e.c, e.rec.Key, e.pumps)
+}
+
 func (e *execution) close() {
+	if e.rec.Key != "" {
+		e.c.srv.discard(e.rec.Key, execSuffix)
+	}
 	if e.console != nil {
 		e.console.close()
 	}

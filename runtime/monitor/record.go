@@ -36,6 +36,7 @@ type hold struct {
 const (
 	recordSuffix = ".container.json"
 	holdSuffix   = ".hold.json"
+	execSuffix   = ".exec.json"
 	halfSuffix   = ".new" // being written
 
 	// Files of the dealings with an OCI runtime when a monitor begins.

@@ -31,6 +31,13 @@ func (s *session) write(kind byte, b []byte) {
 	}
 }
 
+// end makes all later output go nowhere.
+func (s *session) end() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.dead = true
+}
+
 // input serves what the client sends until it ends its input for good or leaves.
 // ended is called once, when there will be no more input; gone says why.
 func (s *session) input(stdin *os.File, resize func(runtime.Size), ended func(gone bool)) {

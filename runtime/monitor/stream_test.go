@@ -112,7 +112,9 @@ func TestExecOutlivesClient(t *testing.T) {
 			_, err := n.client.Exec(ctx, req.ID, ExecRequest{Process: payload("family"), Timeout: 1500 * time.Millisecond}, runtime.Streams{Stdout: &out})
 			done <- err
 		}()
-		n.eventually("the family is there", func() bool { return inside(t, n.client, req.ID) == 9 })
+		n.eventually("the family is there", func() bool {
+			return strings.Contains(out.String(), "ready") && inside(t, n.client, req.ID) == 9
+		})
 		cancel()
 		if err := <-done; !errors.Is(err, context.Canceled) {
 			t.Errorf("exec = %v", err)

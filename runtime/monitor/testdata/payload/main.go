@@ -95,6 +95,22 @@ func main() {
 			panic(err)
 		}
 		time.Sleep(time.Hour)
+	case "until": // wait for a file, write bytes, make another file
+		fmt.Println("waiting")
+		for _, err := os.Stat(os.Args[2]); err != nil; _, err = os.Stat(os.Args[2]) {
+			time.Sleep(5 * time.Millisecond)
+		}
+		io.WriteString(os.Stdout, strings.Repeat("z", arg(3)))
+		if err := os.WriteFile(os.Args[4], nil, 0o600); err != nil {
+			panic(err)
+		}
+	case "background": // until, by a child that is left behind
+		c := exec.Command("/payload", append([]string{"until"}, os.Args[2:]...)...)
+		c.Stdout, c.Stderr = os.Stdout, os.Stderr
+		if err := c.Start(); err != nil {
+			panic(err)
+		}
+		fmt.Print("left")
 	case "leave": // a child keeps our stdout open
 		c := exec.Command("/payload", "sleep", "3600000")
 		c.Stdout = os.Stdout
