@@ -16,7 +16,6 @@ import (
 	systemd "github.com/coreos/go-systemd/v22/daemon"
 	"golang.org/x/sys/unix"
 
-	"github.com/cricket-cri/cricket/runtime/confine"
 	"github.com/cricket-cri/cricket/runtime/monitor"
 )
 
@@ -28,12 +27,6 @@ const (
 
 func main() {
 	if len(os.Args) >= 2 && os.Args[1] == "pod-init" {
-		// One that has a pipe to report on confines itself, and says so there.
-		if !hasPipe() {
-			if err := confine.Self(); err != nil {
-				os.Exit(1) // nobody would read why: the pod's first process has no streams
-			}
-		}
 		monitor.PodInit()
 	}
 	debug.SetGCPercent(gcPercent)
@@ -58,12 +51,6 @@ func main() {
 		}
 		os.Exit(1)
 	}
-}
-
-// hasPipe says whether the parent gave this process a pipe beside its streams.
-func hasPipe() bool {
-	var st unix.Stat_t
-	return unix.Fstat(3, &st) == nil && st.Mode&unix.S_IFMT == unix.S_IFIFO
 }
 
 // notify tells systemd, if that started this program. The process id stays the same
