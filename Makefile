@@ -60,8 +60,9 @@ shell: build ## a shell beside a private cricketd, with crictl and the test imag
 	@hack/setup test
 	@go run ./test/critest --cricketd bin/cricketd --shell bash
 
-test-long: build ## what takes longer: integration under the race detector, critest three times and against containerd, a kubelet, the virtual node
+test-long: build ## what takes longer: 500 containers, integration under the race detector, critest three times and against containerd, a kubelet, the virtual node
 	@hack/setup test
+	CRICKET_TEST_LONG=1 go test -vet=off -count=1 -timeout 20m -v -run FiveHundred ./runtime/monitor
 	CRICKET_TEST_RACE=1 CRICKET_TEST_LONG=1 go test -vet=off -count=1 -timeout 60m ./test/integration/...
 	@go run ./test/critest --cricketd bin/cricketd --repeat 3
 	@go run ./test/critest --runtime containerd --repeat 2

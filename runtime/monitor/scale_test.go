@@ -42,22 +42,26 @@ func memory(t testing.TB, pid int) (rss, pss int) {
 	return rss, pss
 }
 
-func TestDescriptorsPerContainer(t *testing.T) {
-	const containers = 50
-	rt, err := oci.Find()
-	if err != nil {
-		t.Fatal(err)
-	}
-	n := newNode(t, rt)
-	before := descriptors(t, n.process.Process.Pid)
+// crowd runs containers with open input, each with somebody who waits for it, checks
+// that the monitor holds at most six descriptors for each and returns how many it held
+// before.
+func crowd(t *testing.T, n *node, containers int) (before int) {
+	t.Helper()
+	before = descriptors(t, n.process.Process.Pid)
 	for range containers {
 		req := n.run([]string{"sleep", idle}, func(_ *specs.Spec, r *CreateRequest) { r.Stdin, r.StdinOnce = true, true })
-		go n.client.Wait(t.Context(), req.ID) // every container has somebody who waits
+		go n.client.Wait(t.Context(), req.ID)
 	}
-	// At most six each; connections of calls that have just ended may linger for a moment.
+	// Connections of calls that have just ended may linger for a moment.
 	n.eventually("six descriptors a container", func() bool {
 		return descriptors(t, n.process.Process.Pid) == before+6*containers
 	})
+	return before
+}
+
+// disperse deletes what crowd made.
+func disperse(t *testing.T, n *node, containers, before int) {
+	t.Helper()
 	entries, err := n.client.List(t.Context())
 	if err != nil || len(entries) != containers {
 		t.Fatalf("%d entries, %v", len(entries), err)
@@ -68,6 +72,48 @@ func TestDescriptorsPerContainer(t *testing.T) {
 		}
 	}
 	n.eventually("all descriptors are back", func() bool { return descriptors(t, n.process.Process.Pid) <= before+2 })
+}
+
+func TestDescriptorsPerContainer(t *testing.T) {
+	const containers = 50
+	rt, err := oci.Find()
+	if err != nil {
+		t.Fatal(err)
+	}
+	n := newNode(t, rt)
+	disperse(t, n, containers, crowd(t, n, containers))
+}
+
+// A full node: what the monitor costs is bounded, also after it was replaced.
+func TestFiveHundredContainers(t *testing.T) {
+	if os.Getenv("CRICKET_TEST_LONG") == "" {
+		t.Skip("takes half a minute; CRICKET_TEST_LONG=1 runs it")
+	}
+	const (
+		containers = 500
+		maxRSS     = 40 << 10 // KiB; it was 22 when this was written
+	)
+	rt, err := oci.Find()
+	if err != nil {
+		t.Fatal(err)
+	}
+	inherit(t)
+	n := newNode(t, rt)
+	report := func(when string) {
+		rss, pss := memory(t, n.process.Process.Pid)
+		t.Logf("%s: %d descriptors, RSS %d KiB, PSS %d KiB", when, descriptors(t, n.process.Process.Pid), rss, pss)
+		if rss > maxRSS {
+			t.Errorf("%s the monitor has %d KiB, want at most %d", when, rss, maxRSS)
+		}
+	}
+	report("empty")
+	before := crowd(t, n, containers)
+	report("500 containers, each waited for")
+	n.kill()
+	n.start()
+	report("500 containers, adopted")
+	disperse(t, n, containers, before)
+	report("all deleted")
 }
 
 // BenchmarkIdleContainers measures what supervision costs: one monitor with many
