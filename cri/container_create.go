@@ -87,6 +87,7 @@ func (s *Server) createContainer(ctx context.Context, sandboxID string, config *
 			},
 		})
 	if err != nil {
+		s.work.hurry() // what could not be undone has no record any more
 		return "", err
 	}
 	s.emit(v1.ContainerEventType_CONTAINER_CREATED_EVENT, pod, rec.ID)

@@ -95,6 +95,26 @@ func (h *hull) List(context.Context) ([]string, error) {
 	return ids, nil
 }
 
+func (h *hull) Containers(context.Context) (map[string]string, error) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	found := map[string]string{}
+	for _, p := range h.pods {
+		for id := range p.containers {
+			found[id] = p.id
+		}
+	}
+	return found, nil
+}
+
+func (h *hull) SweepContainer(_ context.Context, pod, id string) error {
+	h.note("sweep container")
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	delete(h.pods[pod].containers, id)
+	return nil
+}
+
 func (h *hull) Sweep(_ context.Context, id string) error {
 	h.note("sweep")
 	h.mu.Lock()

@@ -33,6 +33,7 @@ type action struct {
 	kind    objectKind
 	id      string
 	handler string
+	sandbox string // of a container to be swept
 }
 
 type verb string
@@ -46,17 +47,19 @@ const (
 	sweep verb = "sweep"
 )
 
-// reconcile compares the records with the sandboxes that the drivers find traces of, by
-// handler, and says what to do. The traces must have been collected before the facts:
-// an intent is recorded before anything is made, so a trace without a record is then
-// certainly nobody's. Sandboxes come before their containers, and sweeping comes last.
-func reconcile(facts []fact, traces map[string][]string) []action {
-	var sandboxes, containers, sweeps []action
-	known := map[string]bool{}
+// traces are what one driver finds on the machine.
+type traces struct {
+	sandboxes  []string
+	containers map[string]string // the sandbox of each
+}
+
+// reconcile compares the records with what the drivers find traces of, by handler, and
+// says what to do. The traces must have been collected before the facts: an intent is
+// recorded before anything is made, so a trace without a record is then certainly
+// nobody's. Sandboxes come before their containers, and sweeping comes last.
+func reconcile(facts []fact, found map[string]traces) []action {
+	var sandboxes, containers []action
 	for _, f := range facts {
-		if f.kind == kindSandbox {
-			known[f.id] = true
-		}
 		a := action{kind: f.kind, id: f.id, handler: f.handler}
 		switch {
 		case f.busy || f.broken:
@@ -74,12 +77,36 @@ func reconcile(facts []fact, traces map[string][]string) []action {
 			containers = append(containers, a)
 		}
 	}
-	for _, handler := range slices.Sorted(maps.Keys(traces)) {
-		for _, id := range traces[handler] {
-			if !known[id] {
-				sweeps = append(sweeps, action{sweep, kindSandbox, id, handler})
+	return slices.Concat(sandboxes, containers, sweeps(facts, found))
+}
+
+// sweeps are the traces without a record. Those of a container go with its sandbox, or
+// by themselves if that goes on undisturbed.
+func sweeps(facts []fact, found map[string]traces) []action {
+	known := map[objectKind]map[string]bool{kindSandbox: {}, kindContainer: {}}
+	settled := map[string]bool{}
+	for _, f := range facts {
+		known[f.kind][f.id] = true
+		if f.kind == kindSandbox {
+			settled[f.id] = !f.busy && !f.pending && !f.broken
+		}
+	}
+	var all []action
+	for _, handler := range slices.Sorted(maps.Keys(found)) {
+		for _, id := range found[handler].sandboxes {
+			if !known[kindSandbox][id] {
+				all = append(all, action{verb: sweep, kind: kindSandbox, id: id, handler: handler})
 			}
 		}
 	}
-	return slices.Concat(sandboxes, containers, sweeps)
+	for _, handler := range slices.Sorted(maps.Keys(found)) {
+		inside := found[handler].containers
+		for _, id := range slices.Sorted(maps.Keys(inside)) {
+			if settled[inside[id]] && !known[kindContainer][id] {
+				known[kindContainer][id] = true // drivers that share a machine see each other's
+				all = append(all, action{verb: sweep, kind: kindContainer, id: id, handler: handler, sandbox: inside[id]})
+			}
+		}
+	}
+	return all
 }

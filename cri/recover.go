@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"sync/atomic"
 	"time"
 
 	"golang.org/x/sync/errgroup"
@@ -14,6 +15,8 @@ import (
 const (
 	// reconcileInterval is the time between two rounds of reconciliation.
 	reconcileInterval = 2 * time.Minute
+	// reconcileSoon is the time to the next round where there is something to be done.
+	reconcileSoon = time.Second
 	// actionBudget bounds one action, so that one sandbox that is stuck does not keep
 	// the daemon from serving the others.
 	actionBudget = 20 * time.Second
@@ -26,22 +29,32 @@ const (
 // from starting.
 func (s *Server) Recover(ctx context.Context) {
 	began := time.Now()
-	n := s.reconcileOnce(ctx)
+	n, again := s.reconcileOnce(ctx)
 	s.log.Info("recovered", "sandboxes", len(s.store.Sandboxes.List()),
 		"containers", len(s.store.Containers.List()), "actions", n, "took", time.Since(began))
 	s.work.start(func(ctx context.Context) {
-		t := time.NewTicker(reconcileInterval)
-		defer t.Stop()
+		pace := pace{}
 		for {
 			s.releaseLost(ctx)
-			select {
-			case <-ctx.Done():
+			if !s.work.pause(ctx, pace.next(again)) {
 				return
-			case <-t.C:
-				s.reconcileOnce(ctx)
 			}
+			_, again = s.reconcileOnce(ctx)
 		}
 	})
+}
+
+// pace spaces rounds of reconciliation: after one that left something undone the next
+// comes soon, but ever later while that goes on.
+type pace struct{ wait time.Duration }
+
+func (p *pace) next(again bool) time.Duration {
+	p.wait = min(max(2*p.wait, reconcileSoon), reconcileInterval)
+	if !again {
+		p.wait = 0
+		return reconcileInterval
+	}
+	return p.wait
 }
 
 // releaseLost gives back the addresses of sandboxes that a reboot has ended. The kubelet
@@ -75,33 +88,52 @@ func (s *Server) releaseOne(ctx context.Context, id string) error {
 	return s.stopSandbox(ctx, id)
 }
 
-// reconcileOnce returns the number of actions it took.
-func (s *Server) reconcileOnce(ctx context.Context) int {
-	traces := map[string][]string{}
+// find asks the drivers for what there is. What one of them cannot tell is left out.
+func (s *Server) find(ctx context.Context) (found map[string]traces, complete bool) {
+	found, complete = map[string]traces{}, true
 	for name, d := range s.opts.Drivers {
-		ids, err := d.List(ctx)
+		var t traces
+		var err error
+		if t.sandboxes, err = d.List(ctx); err == nil {
+			t.containers, err = d.Containers(ctx)
+		}
 		if err != nil {
 			s.log.Error("sandboxes cannot be listed", "handler", name, "error", err)
+			complete = false
 			continue
 		}
-		traces[name] = ids
+		found[name] = t
 	}
-	actions := reconcile(s.facts(), traces)
+	return found, complete
+}
+
+// reconcileOnce returns the number of actions it took, and whether there may be more to
+// do at once: where something failed, or an undo took a record away that may not have
+// known all that was made.
+func (s *Server) reconcileOnce(ctx context.Context) (n int, again bool) {
+	found, complete := s.find(ctx)
+	actions := reconcile(s.facts(), found)
+	var unsettled atomic.Bool
 	for _, k := range []func(action) bool{
 		func(a action) bool { return a.kind == kindSandbox && a.verb != sweep },
-		func(a action) bool { return a.kind == kindContainer },
+		func(a action) bool { return a.kind == kindContainer && a.verb != sweep },
 		func(a action) bool { return a.verb == sweep },
 	} {
 		var g errgroup.Group
 		g.SetLimit(actionsAtOnce)
 		for _, a := range actions {
 			if k(a) {
-				g.Go(func() error { s.act(ctx, a); return nil })
+				g.Go(func() error {
+					if !s.act(ctx, a) || a.verb == undo {
+						unsettled.Store(true)
+					}
+					return nil
+				})
 			}
 		}
 		_ = g.Wait() // the functions return no errors
 	}
-	return len(actions)
+	return len(actions), unsettled.Load() || !complete
 }
 
 func (s *Server) facts() []fact {
@@ -121,26 +153,40 @@ func (s *Server) facts() []fact {
 	return all
 }
 
-func (s *Server) act(ctx context.Context, a action) {
+// act tells whether it succeeded.
+func (s *Server) act(ctx context.Context, a action) bool {
 	ctx, cancel := context.WithTimeout(ctx, actionBudget)
 	defer cancel()
 	err := s.doAction(ctx, a)
 	if err != nil {
 		s.log.Error("reconciliation failed", "action", a.verb, string(a.kind), a.id, "error", err)
-		return
+		return false
 	}
 	if a.verb != adopt {
 		s.log.Info("reconciled", "action", a.verb, string(a.kind), a.id)
 	}
+	return true
 }
 
 func (s *Server) doAction(ctx context.Context, a action) error {
+	if a.verb == sweep && a.kind == kindContainer { // locked in the order of a creation
+		unlock, err := s.locks.Shared(ctx, a.sandbox)
+		if err != nil {
+			return err
+		}
+		defer unlock()
+	}
 	unlock, err := s.locks.Exclusive(ctx, a.id)
 	if err != nil {
 		return err
 	}
 	defer unlock()
 	switch {
+	case a.verb == sweep && a.kind == kindContainer:
+		if _, err := s.store.Containers.Get(a.id); err == nil {
+			return nil
+		}
+		return s.opts.Drivers[a.handler].SweepContainer(ctx, a.sandbox, a.id)
 	case a.verb == sweep:
 		if _, err := s.store.Sandboxes.Get(a.id); err == nil {
 			return nil

@@ -19,20 +19,33 @@ func TestReconcile(t *testing.T) {
 	for _, tt := range []struct {
 		name   string
 		facts  []fact
-		traces []string
+		traces traces
 		want   []action
 	}{
-		{"nothing", nil, nil, nil},
-		{"settled", []fact{{kind: kindSandbox, id: "a", live: true}, {kind: kindContainer, id: "c", live: true}}, []string{"a"}, nil},
-		{"after a start", []fact{{kind: kindContainer, id: "c"}, {kind: kindSandbox, id: "a", handler: "h"}}, []string{"a"},
-			[]action{{adopt, kindSandbox, "a", "h"}, {adopt, kindContainer, "c", ""}}},
-		{"intents", []fact{{kind: kindSandbox, id: "a", handler: "h", pending: true}, {kind: kindContainer, id: "c", pending: true, live: true}}, []string{"a"},
-			[]action{{undo, kindSandbox, "a", "h"}, {undo, kindContainer, "c", ""}}},
-		{"under way", []fact{{kind: kindSandbox, id: "a", pending: true, busy: true}, {kind: kindContainer, id: "c", busy: true}}, []string{"a"}, nil},
-		{"broken stays", []fact{{kind: kindSandbox, id: "a", broken: true}}, []string{"a"}, nil},
-		{"traces without a record", []fact{{kind: kindContainer, id: "b", live: true}}, []string{"b"}, []action{{sweep, kindSandbox, "b", "h"}}},
+		{"nothing", nil, traces{}, nil},
+		{"settled", []fact{{kind: kindSandbox, id: "a", live: true}, {kind: kindContainer, id: "c", live: true}}, traces{sandboxes: []string{"a"}}, nil},
+		{"after a start", []fact{{kind: kindContainer, id: "c"}, {kind: kindSandbox, id: "a", handler: "h"}}, traces{sandboxes: []string{"a"}},
+			[]action{{verb: adopt, kind: kindSandbox, id: "a", handler: "h"}, {verb: adopt, kind: kindContainer, id: "c"}}},
+		{"intents", []fact{{kind: kindSandbox, id: "a", handler: "h", pending: true}, {kind: kindContainer, id: "c", pending: true, live: true}}, traces{sandboxes: []string{"a"}},
+			[]action{{verb: undo, kind: kindSandbox, id: "a", handler: "h"}, {verb: undo, kind: kindContainer, id: "c"}}},
+		{"under way", []fact{{kind: kindSandbox, id: "a", pending: true, busy: true}, {kind: kindContainer, id: "c", busy: true}}, traces{sandboxes: []string{"a"}}, nil},
+		{"broken stays", []fact{{kind: kindSandbox, id: "a", broken: true}}, traces{sandboxes: []string{"a"}}, nil},
+		{"traces without a record", []fact{{kind: kindContainer, id: "b", live: true}}, traces{sandboxes: []string{"b"}}, []action{{verb: sweep, kind: kindSandbox, id: "b", handler: "h"}}},
+		{"container without a record", []fact{{kind: kindSandbox, id: "a", live: true}, {kind: kindContainer, id: "c", live: true}},
+			traces{sandboxes: []string{"a"}, containers: map[string]string{"c": "a", "d": "a"}},
+			[]action{{verb: sweep, kind: kindContainer, id: "d", handler: "h", sandbox: "a"}}},
+		{"container being created", []fact{{kind: kindSandbox, id: "a", live: true}, {kind: kindContainer, id: "c", pending: true, busy: true}},
+			traces{containers: map[string]string{"c": "a"}}, nil},
+		{"container in a sandbox that is worked at", []fact{{kind: kindSandbox, id: "a", live: true, busy: true}},
+			traces{containers: map[string]string{"d": "a"}}, nil},
+		{"container in a sandbox that is undone", []fact{{kind: kindSandbox, id: "a", handler: "h", pending: true}},
+			traces{containers: map[string]string{"d": "a"}}, []action{{verb: undo, kind: kindSandbox, id: "a", handler: "h"}}},
+		{"container behind a record that cannot be read", []fact{{kind: kindSandbox, id: "a", live: true}, {kind: kindContainer, id: "c", broken: true}},
+			traces{containers: map[string]string{"c": "a"}}, nil},
+		{"container in a sandbox without a record", nil, traces{sandboxes: []string{"a"}, containers: map[string]string{"d": "a"}},
+			[]action{{verb: sweep, kind: kindSandbox, id: "a", handler: "h"}}},
 	} {
-		got := reconcile(tt.facts, map[string][]string{"h": tt.traces})
+		got := reconcile(tt.facts, map[string]traces{"h": tt.traces, "i": {containers: tt.traces.containers}})
 		if len(got) != len(tt.want) {
 			t.Errorf("%s: %v, want %v", tt.name, got, tt.want)
 			continue
@@ -110,6 +123,59 @@ func TestRestartUndoesIntents(t *testing.T) {
 	m.restart(t)
 	if len(m.hull.pods) != 1 || len(m.store.Sandboxes.List()) != 1 || len(m.store.Containers.List()) != 0 || m.container(pod, id) != nil {
 		t.Errorf("left: pods %v", m.hull.pods)
+	}
+}
+
+// TestFailedUndoIsMadeUpFor: what a creation left behind that had no record any more.
+func TestFailedUndoIsMadeUpFor(t *testing.T) {
+	m := newMachine(t)
+	pod := m.runPod(t, "p")
+	kept := m.createContainer(t, pod, "kept")
+	m.hull.make = func(context.Context) error {
+		p := m.hull.pods[pod]
+		m.hull.mu.Lock()
+		defer m.hull.mu.Unlock()
+		p.containers["stray"] = &fakeContainer{pod: p, id: "stray"}
+		m.hull.pods["stray"] = &fakePod{hull: m.hull, id: "stray"}
+		return errdefs.ErrUnavailable
+	}
+	r := &v1.CreateContainerRequest{PodSandboxId: pod, Config: containerConfig("c"), SandboxConfig: podConfig("p")}
+	if _, err := m.server.CreateContainer(t.Context(), r); codeOf(err) != codes.Unavailable {
+		t.Fatal(err)
+	}
+	for deadline := time.Now().Add(20 * time.Second); ; time.Sleep(10 * time.Millisecond) {
+		m.hull.mu.Lock()
+		pods, containers := len(m.hull.pods), len(m.hull.pods[pod].containers)
+		m.hull.mu.Unlock()
+		if pods == 1 && containers == 1 {
+			break
+		}
+		if time.Now().After(deadline) {
+			t.Fatalf("%d pods with %d containers are left", pods, containers)
+		}
+	}
+	if m.container(pod, kept) == nil {
+		t.Error("the wrong container was swept")
+	}
+}
+
+func TestPace(t *testing.T) {
+	var p pace
+	for i, tt := range []struct {
+		again bool
+		want  time.Duration
+	}{
+		{false, reconcileInterval}, {true, reconcileSoon}, {true, 2 * reconcileSoon}, {true, 4 * reconcileSoon},
+		{false, reconcileInterval}, {true, reconcileSoon},
+	} {
+		if got := p.next(tt.again); got != tt.want {
+			t.Errorf("round %d: %v, want %v", i, got, tt.want)
+		}
+	}
+	for range 20 {
+		if got := p.next(true); got > reconcileInterval {
+			t.Fatalf("%v", got)
+		}
 	}
 }
 

@@ -98,6 +98,7 @@ func (s *Server) runSandbox(ctx context.Context, driver sandbox.Driver, cfg sand
 			},
 		})
 	if err != nil {
+		s.work.hurry() // what could not be undone has no record any more
 		return err
 	}
 	s.live.setSandbox(rec.ID, sb)

@@ -260,6 +260,7 @@ func (c *creation) writeBundle() error {
 
 func (c *creation) createProcess(ctx context.Context) error {
 	r, o := &c.request, &c.pod.driver.opts
+	r.Sandbox = c.pod.id()
 	r.ID, r.Bundle, r.Runtime = c.id, c.pod.driver.bundle(c.id), o.Runtime
 	r.Terminal, r.Stdin, r.StdinOnce = c.config.Terminal, c.config.Stdin, c.config.StdinOnce
 	r.LogPath, r.MaxLogLine = c.config.LogPath, o.MaxLogLine

@@ -5,7 +5,6 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"maps"
 	"os"
 	"path/filepath"
 	"slices"
@@ -97,48 +96,6 @@ func (k *Kernel) readState(id string) (s podState, err error) {
 		return s, fmt.Errorf("decode sandbox state: it is another's: %w", errdefs.ErrInternal)
 	}
 	return s, nil
-}
-
-// List names every sandbox that has left a trace: a directory, pinned namespaces, a
-// network attachment or a writable layer.
-func (k *Kernel) List(context.Context) ([]string, error) {
-	ids := map[string]bool{}
-	for _, dir := range []string{k.path("sandboxes"), k.path("ns")} {
-		names, err := readNames(dir)
-		if err != nil {
-			return nil, err
-		}
-		for _, name := range names {
-			ids[name] = true
-		}
-	}
-	attached, err := k.opts.Network.List()
-	if err != nil {
-		return nil, err
-	}
-	for _, id := range attached {
-		ids[id] = true
-	}
-	owners, err := k.layerOwners()
-	if err != nil {
-		return nil, err
-	}
-	for _, owner := range owners {
-		ids[owner] = true
-	}
-	return slices.Sorted(maps.Keys(ids)), nil
-}
-
-// Sweep removes the traces of a sandbox that no record knows.
-func (k *Kernel) Sweep(ctx context.Context, id string) error {
-	if id == "" || id != cleanName(id) {
-		return fmt.Errorf("sweep sandbox %q: %w", id, errdefs.ErrInvalidArgument)
-	}
-	s, err := k.readState(id)
-	if err != nil {
-		return k.remains(id).Remove(ctx)
-	}
-	return k.newPod(s).Remove(ctx)
 }
 
 // layerOwners says which sandbox each writable layer belongs to.

@@ -77,6 +77,9 @@ func newRealHost(t *testing.T) *host {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() {
+		h.expectNothing(t) // while there is somebody to ask
+		h.options.Monitor = h.monitor
+		h.restart(t)
 		_ = process.Process.Signal(unix.SIGTERM)
 		if err := process.Wait(); err != nil {
 			t.Errorf("monitor: %v", err)

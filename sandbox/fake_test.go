@@ -103,6 +103,18 @@ func (m *fakeMonitor) Delete(_ context.Context, id string) error {
 	return nil
 }
 
+func (m *fakeMonitor) List(context.Context) (all []monitor.Entry, _ error) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	for id := range m.held {
+		all = append(all, monitor.Entry{Kind: monitor.KindHold, ID: id})
+	}
+	for id, r := range m.created {
+		all = append(all, monitor.Entry{ID: id, Sandbox: r.Sandbox, Bundle: r.Bundle})
+	}
+	return all, nil
+}
+
 func (m *fakeMonitor) Start(_ context.Context, id string) (time.Time, error) {
 	return time.Now(), m.find(id)
 }

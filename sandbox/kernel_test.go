@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"io"
+	"maps"
 	"net"
 	"os"
 	"os/exec"
@@ -19,6 +20,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/cricket-cri/cricket/runtime"
+	"github.com/cricket-cri/cricket/runtime/monitor"
 	"github.com/cricket-cri/cricket/sandbox"
 	"github.com/cricket-cri/cricket/sandbox/netns"
 )
@@ -249,6 +251,60 @@ func TestSweepOfWhatAKillLeft(t *testing.T) {
 		if err := h.Sweep(context.Background(), id); !errdefs.IsInvalidArgument(err) {
 			t.Errorf("sweep %q: %v", id, err)
 		}
+	}
+}
+
+// TestSweepOfWhatOnlyTheMonitorHas: a creation was taken back while the monitor did not
+// answer.
+func TestSweepOfWhatOnlyTheMonitorHas(t *testing.T) {
+	h, ctx := newHost(t), context.Background()
+	if _, err := h.monitor.Hold(ctx, monitor.HoldRequest{ID: podID}); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := h.monitor.Create(ctx, monitor.CreateRequest{ID: "c01", Sandbox: podID}); err != nil {
+		t.Fatal(err)
+	}
+	if ids, err := h.List(ctx); err != nil || !slices.Equal(ids, []string{podID}) {
+		t.Errorf("found %v, %v", ids, err)
+	}
+	if err := h.Sweep(ctx, podID); err != nil {
+		t.Fatal(err)
+	}
+	h.expectNothing(t)
+}
+
+func TestSweepOfAContainer(t *testing.T) {
+	h, ctx := newHost(t), context.Background()
+	s := create(t, h, h.config(podID))
+	for _, id := range []string{"c01", "c02"} {
+		if _, err := s.NewContainer(ctx, containerConfig(id)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if _, err := h.monitor.Create(ctx, monitor.CreateRequest{ID: "c03", Sandbox: podID}); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Remove(filepath.Join(h.options.State, "sandboxes", podID, "containers", "c02")); err != nil {
+		t.Fatal(err)
+	}
+	want := map[string]string{"c01": podID, "c02": podID, "c03": podID}
+	if found, err := h.Containers(ctx); err != nil || !maps.Equal(found, want) {
+		t.Errorf("found %v, %v", found, err)
+	}
+	for _, id := range []string{"c02", "c03", "c03"} {
+		if err := h.SweepContainer(ctx, podID, id); err != nil {
+			t.Fatal(err)
+		}
+		delete(want, id)
+	}
+	if found, err := h.Containers(ctx); err != nil || !maps.Equal(found, want) {
+		t.Errorf("left are %v, %v", found, err)
+	}
+	if err := h.SweepContainer(ctx, podID, "../c01"); !errdefs.IsInvalidArgument(err) {
+		t.Errorf("sweep of a path: %v", err)
+	}
+	if err := s.Remove(ctx); err != nil {
+		t.Fatal(err)
 	}
 }
 

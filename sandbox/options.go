@@ -35,6 +35,7 @@ type Monitor interface {
 	ReopenLog(ctx context.Context, id string) error
 	Update(ctx context.Context, id string, r *specs.LinuxResources) error
 	Delete(ctx context.Context, id string) error
+	List(ctx context.Context) ([]monitor.Entry, error)
 	Hold(ctx context.Context, r monitor.HoldRequest) (pid int, err error)
 	Release(ctx context.Context, id string) error
 }

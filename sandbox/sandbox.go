@@ -32,6 +32,11 @@ type Driver interface {
 	List(ctx context.Context) ([]string, error)
 	// Sweep removes the traces of a sandbox that no record knows.
 	Sweep(ctx context.Context, id string) error
+	// Containers is List for containers: by the id of each, the id of its sandbox.
+	Containers(ctx context.Context) (map[string]string, error)
+	// SweepContainer removes the traces of a container that no record knows from a
+	// sandbox that goes on.
+	SweepContainer(ctx context.Context, sandbox, id string) error
 }
 
 // Features are the abilities of a handler that the CRI asks about.

@@ -74,7 +74,8 @@ func (s *Server) adoptHold(h hold) {
 		s.discard(h.ID, holdSuffix)
 		return
 	}
-	n := &held{hold: h, pidfd: pidfd}
+	n := &held{hold: h, pidfd: pidfd, settled: make(chan struct{})}
+	close(n.settled)
 	if st, err := readProc(h.Init.Pid); err == nil && st.parent == os.Getpid() {
 		n.ended = s.reaper.claim(h.Init.Pid, time.Time{})
 	}

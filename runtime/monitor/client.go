@@ -112,7 +112,8 @@ func (c *Client) Delete(ctx context.Context, id string) error {
 	return c.call(ctx, "delete", id, nil, nil)
 }
 
-// List returns all containers in no particular order.
+// List returns all containers and holds in no particular order, without those that are
+// still being made.
 func (c *Client) List(ctx context.Context) (entries []Entry, err error) {
 	return entries, c.call(ctx, "list", "", nil, &entries)
 }

@@ -124,6 +124,9 @@ func (n *node) close() {
 		n.t.Errorf("list at the end: %v", err)
 	}
 	for _, e := range entries {
+		if e.Kind == KindHold {
+			n.t.Errorf("hold %s is left", e.ID)
+		}
 		if err := n.client.Delete(ctx, e.ID); err != nil {
 			n.t.Errorf("delete %s: %v", e.ID, err)
 		}

@@ -22,6 +22,17 @@ type held struct {
 	hold  hold
 	pidfd *os.File
 	ended <-chan status // nil if an earlier monitor fathered it
+	// settled is closed when the process serves or its start has failed.
+	settled chan struct{}
+}
+
+func (h *held) complete() bool {
+	select {
+	case <-h.settled:
+		return true
+	default:
+		return false
+	}
 }
 
 func cloneFlag(t specs.LinuxNamespaceType) (uintptr, bool) {
@@ -78,7 +89,8 @@ func (s *Server) hold(ctx context.Context, r HoldRequest) (holdReply, error) {
 	if err != nil {
 		return holdReply{}, err
 	}
-	h := &held{}
+	h := &held{settled: make(chan struct{})}
+	defer close(h.settled)
 	s.mu.Lock()
 	_, taken := s.holds[r.ID]
 	if !taken {
@@ -184,12 +196,20 @@ func (h *held) end() error {
 	}
 }
 
-// release ends a held process. With a PID namespace everything in it ends too.
+// release ends a held process. With a PID namespace everything in it ends too. One that
+// is being started is waited for: whoever asked for it may be gone.
 func (s *Server) release(id string) error {
 	s.mu.Lock()
 	h, ok := s.holds[id]
 	s.mu.Unlock()
-	if !ok || h.pidfd == nil {
+	if !ok {
+		return nil
+	}
+	<-h.settled
+	s.mu.Lock()
+	_, ok = s.holds[id]
+	s.mu.Unlock()
+	if !ok {
 		return nil
 	}
 	if err := h.end(); err != nil {

@@ -100,6 +100,9 @@ func (k *Keeper) Restore(ctx context.Context) error {
 	known := make(map[string]bool)
 	var errs []error
 	for _, e := range entries {
+		if e.Kind != "" {
+			continue // not a container: it has nothing to keep
+		}
 		known[e.ID] = true
 		if err := k.give(ctx, e.ID); err != nil {
 			errs = append(errs, fmt.Errorf("restore %s: %w", e.ID, err))

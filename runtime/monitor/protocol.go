@@ -50,6 +50,8 @@ type Info struct {
 // CreateRequest describes a container whose bundle lies ready.
 type CreateRequest struct {
 	ID string `json:"id"`
+	// Sandbox is whose container this is: List tells it, nothing else depends on it.
+	Sandbox string `json:"sandbox,omitempty"`
 	// Bundle is the absolute path of the OCI bundle, with its config.json.
 	Bundle  string      `json:"bundle"`
 	Runtime oci.Runtime `json:"runtime"`
@@ -97,12 +99,19 @@ type Created struct {
 	StartTime uint64 `json:"startTime"`
 }
 
-// Entry is one container of a monitor.
+// Entry is one thing that a monitor supervises.
 type Entry struct {
-	ID     string        `json:"id"`
-	Bundle string        `json:"bundle"`
-	State  runtime.State `json:"state"`
+	// Kind is empty for a container, or KindHold. Later monitors may know more kinds.
+	Kind string `json:"kind,omitempty"`
+	ID   string `json:"id"`
+	// Sandbox, Bundle and State are those of a container.
+	Sandbox string        `json:"sandbox,omitempty"`
+	Bundle  string        `json:"bundle"`
+	State   runtime.State `json:"state"`
 }
+
+// KindHold is the Kind of what Hold made and Release ends.
+const KindHold = "hold"
 
 // ExecRequest describes one more process in a running container.
 type ExecRequest struct {

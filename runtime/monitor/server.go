@@ -262,7 +262,13 @@ func (s *Server) list() []Entry {
 	entries := []Entry{}
 	for id, c := range s.containers {
 		if !s.pending[id] {
-			entries = append(entries, Entry{ID: id, Bundle: c.rec.Request.Bundle, State: c.state()})
+			r := &c.rec.Request // never changes
+			entries = append(entries, Entry{ID: id, Sandbox: r.Sandbox, Bundle: r.Bundle, State: c.state()})
+		}
+	}
+	for id, h := range s.holds {
+		if h.complete() {
+			entries = append(entries, Entry{Kind: KindHold, ID: id})
 		}
 	}
 	return entries

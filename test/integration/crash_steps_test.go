@@ -69,9 +69,9 @@ func (n *Node) passed() []string {
 	return points
 }
 
-// strikesPerLife bounds how many failures one life has, by action, so that what is left
-// behind can be laid at somebody's door.
-var strikesPerLife = map[string]int{"error": 6, "kill": 1}
+// strikesPerLife bounds how many failures one life has, so that what is left behind can
+// be laid at somebody's door.
+const strikesPerLife = 6
 
 // strike leads a life in which the first of the failpoints strikes, then the next if
 // the life still passes it, and so on. It returns those that are left.
@@ -87,9 +87,9 @@ func (n *Node) strike(t *testing.T, points []string, action string) (left []stri
 		if err == nil && !struck() {
 			return false, nil
 		}
-		if struck() && len(points)-len(left) < strikesPerLife[action] && len(left) > 0 {
+		if struck() && len(points)-len(left) < strikesPerLife && len(left) > 0 {
 			left = left[1:]
-			if len(left) > 0 && len(points)-len(left) < strikesPerLife[action] {
+			if len(left) > 0 && len(points)-len(left) < strikesPerLife {
 				if err := arm(); err != nil {
 					return false, err
 				}
