@@ -22,8 +22,8 @@ const (
 	// one before the daemon does.
 	monitorGrace = 2 * time.Second
 	// monitorPatience is how long a call waits for a monitor that has died and is being
-	// started again.
-	monitorPatience = 5 * time.Second
+	// started again, which may first have to wait for what the last one left half done.
+	monitorPatience = 10 * time.Second
 )
 
 // keeper sees to it that a monitor runs, and holds duplicates of what would be lost

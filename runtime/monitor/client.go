@@ -3,6 +3,7 @@ package monitor
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"net"
 	"sync"
@@ -154,8 +155,19 @@ func (c *Client) Attach(ctx context.Context, id string, s runtime.Streams) error
 	return c.stream(ctx, "attach", id, r, s, nil)
 }
 
+// dyingMonitors is how many monitors that end before they have read a call one call
+// may meet.
+const dyingMonitors = 3
+
+// call makes a call without streams. A monitor that hangs up with the call unread, which
+// is what a reset or a broken pipe says, has done nothing of it: the next one is asked.
 func (c *Client) call(ctx context.Context, op, id string, body, reply any) error {
-	return c.stream(ctx, op, id, body, runtime.Streams{}, reply)
+	for n := 1; ; n++ {
+		err := c.stream(ctx, op, id, body, runtime.Streams{}, reply)
+		if n == dyingMonitors || !errors.Is(err, unix.ECONNRESET) && !errors.Is(err, unix.EPIPE) {
+			return err
+		}
+	}
 }
 
 // stream makes one call, with streams or without.

@@ -2,6 +2,7 @@ package monitor
 
 import (
 	"os"
+	"slices"
 	"strconv"
 	"strings"
 	"testing"
@@ -161,6 +162,15 @@ func BenchmarkIdleContainers(b *testing.B) {
 	})
 }
 
+func holdsListed(entries []Entry, ids ...string) bool {
+	for _, id := range ids {
+		if !slices.ContainsFunc(entries, func(e Entry) bool { return e.Kind == KindHold && e.ID == id }) {
+			return false
+		}
+	}
+	return true
+}
+
 func TestHoldKeepsNamespaces(t *testing.T) {
 	rt, err := oci.Find()
 	if err != nil {
@@ -193,6 +203,10 @@ func TestHoldKeepsNamespaces(t *testing.T) {
 	})
 	n.kill()
 	n.start() // holds are adopted too
+	entries, err := n.client.List(t.Context())
+	if err != nil || len(entries) != 3 || !holdsListed(entries, "pod", "pids") {
+		t.Errorf("list: %v, %v", entries, err)
+	}
 	for range 2 {
 		for _, id := range []string{"pod", "pids"} {
 			if err := n.client.Release(t.Context(), id); err != nil {

@@ -65,7 +65,13 @@ func endStrays(verb, id string, patience time.Duration) {
 // told of the container.
 func (s *Server) undoCreation(r record) error {
 	id, rt := r.Request.ID, r.Request.Runtime
-	endStrays("create", id, strayTime)
+	patience := strayTime
+	if _, err := readPidFile(filepath.Join(r.Request.Bundle, pidFile)); err == nil {
+		// The runtime is done. What bears its arguments is the init process, which does not
+		// end by itself.
+		patience = 0
+	}
+	endStrays("create", id, patience)
 	// Not in the bundle, which may be gone.
 	err := s.call(rt, s.shelf.dir, func(log string) []string { return rt.Delete(log, id) })
 	if err != nil && !goneMessage(err) {
