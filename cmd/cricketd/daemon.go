@@ -94,6 +94,9 @@ func assemble(ctx context.Context, c config.Config, keep *keeper, log *slog.Logg
 	if err != nil {
 		return nil, fmt.Errorf("open network: %w", err)
 	}
+	if dropped, err := network.DropTornLeases(); dropped > 0 || err != nil {
+		log.Warn("leases that a power failure had emptied are dropped", "dropped", dropped, "error", err)
+	}
 	systemd := systemdCgroups(c.Cgroup.Driver)
 	drivers, def, err := makeDrivers(ctx, c, systemd, keep, layers, network, log)
 	if err != nil {
