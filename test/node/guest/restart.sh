@@ -19,6 +19,7 @@ unharmed() {
 	check "$1: exec" crictl exec $container true
 }
 unharmed "at first"
+check "the container has the ordinary limit of descriptors" sh -c "[ \"\$(crictl exec $container sh -c 'ulimit -Sn')\" = 1024 ]"
 systemctl restart cricketd; unharmed "restart of the daemon"
 systemctl kill -s KILL cricketd; unharmed "SIGKILL of the daemon"
 systemctl reload cricket-monitor; unharmed "reload of the monitor"
