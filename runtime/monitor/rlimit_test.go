@@ -49,7 +49,7 @@ func TestContainersKeepTheSoftLimit(t *testing.T) {
 	if got := openFiles(t, n.process.Process.Pid); got == "1024" {
 		t.Error("the monitor did not raise its own limit")
 	}
-	for _, when := range []string{"at first", "after an upgrade"} {
+	check := func(when string) {
 		// Not started: the payload, a Go program, would raise the limit itself.
 		req := n.create([]string{"sleep", idle}, nil)
 		st, err := n.client.State(t.Context(), req.ID)
@@ -59,9 +59,15 @@ func TestContainersKeepTheSoftLimit(t *testing.T) {
 		if got := openFiles(t, st.Pid); got != "1024" {
 			t.Errorf("%s: soft limit of a container = %s, want 1024", when, got)
 		}
-		if err := n.client.Reexec(t.Context()); err != nil {
-			t.Fatal(err)
-		}
-		n.eventually("the monitor answers", func() bool { _, err := n.client.Hello(t.Context()); return err == nil })
 	}
+	check("at first")
+	if err := n.client.Reexec(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	n.eventually("the new program answers", func() bool {
+		env, _ := os.ReadFile("/proc/" + strconv.Itoa(n.process.Process.Pid) + "/environ")
+		_, err := n.client.Hello(t.Context())
+		return strings.Contains(string(env), handoffEnv) && err == nil
+	})
+	check("after an upgrade")
 }
