@@ -57,6 +57,8 @@ func isExpected(message string) bool {
 		"Error proxying data from client to backend",
 		// A pod's removal overtakes the work on it.
 		"code = Canceled desc = context canceled",
+		// The test kills the runtime's daemon.
+		"connect: connection refused",
 		// The test ends a container on purpose.
 		`failed to \"StartContainer\" for \"app\" with CrashLoopBackOff`,
 	}, func(part string) bool { return strings.Contains(message, part) })

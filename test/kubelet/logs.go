@@ -91,7 +91,7 @@ func (n *node) rotates(ctx context.Context) error {
 			}
 		}
 	}
-	if !consecutive(numbers) {
+	if len(numbers) == 0 || !consecutive(numbers) {
 		return fmt.Errorf("the logs %q have gaps", files)
 	}
 	return nil
@@ -99,7 +99,8 @@ func (n *node) rotates(ctx context.Context) error {
 
 type line struct{ stream, text string }
 
-// readLog reads a log, unpacking it if need be. Its last line may be in the making.
+// readLog reads a log, unpacking it if need be. Its last line may be in the making, and a
+// log that has just been opened anew is empty.
 func readLog(path string) ([]line, error) {
 	data, err := os.ReadFile(path)
 	if err != nil {
@@ -125,9 +126,6 @@ func readLog(path string) ([]line, error) {
 			return nil, fmt.Errorf("%s: the form of %q is wrong", path, whole)
 		}
 		lines = append(lines, line{m[1], m[3]})
-	}
-	if len(lines) == 0 {
-		return nil, fmt.Errorf("%s is empty", path)
 	}
 	return lines, nil
 }
