@@ -175,6 +175,9 @@ func readNames(dir string) ([]string, error) {
 	}
 	defer func() { _ = f.Close() }()
 	names, err := f.Readdirnames(-1)
+	if errors.Is(err, os.ErrNotExist) {
+		return nil, nil // removed since it was opened
+	}
 	if err != nil {
 		return nil, fmt.Errorf("list %s: %w", filepath.Base(dir), err)
 	}
