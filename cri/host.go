@@ -9,10 +9,10 @@ import (
 
 	"github.com/opencontainers/selinux/go-selinux"
 	"github.com/opencontainers/selinux/go-selinux/label"
-	"golang.org/x/sys/unix"
 
 	"github.com/cricket-cri/cricket/runtime/spec"
 	"github.com/cricket-cri/cricket/sandbox"
+	"github.com/cricket-cri/cricket/sandbox/cgroup"
 )
 
 // readHost finds out what the conversions must know of this host. It is read once: what
@@ -26,7 +26,11 @@ func readHost(log *slog.Logger) (hostFacts, error) {
 	if err != nil {
 		return hostFacts{}, err
 	}
-	v2, armor := cgroupV2(), hostAppArmor()
+	tree, err := cgroup.Open()
+	if err != nil {
+		return hostFacts{}, err
+	}
+	v2, armor := tree.Unified(), hostAppArmor()
 	return hostFacts{
 		Hostname:        name,
 		CgroupV2:        v2,
@@ -47,17 +51,17 @@ func readHost(log *slog.Logger) (hostFacts, error) {
 func (s *Server) hostOf(d sandbox.Driver) hostFacts {
 	h, f := s.host, d.Features()
 	h.UserNamespaces, h.RecursiveReadOnly = f.UserNamespaces, f.RecursiveReadOnlyMounts
+	if f.OwnKernel {
+		h.CgroupV2, h.Swap, h.Hugetlb, h.Seccomp = true, false, false, true
+		h.AppArmor, h.AppArmorDefault, h.SELinux = false, "", false
+		h.Capabilities = spec.AllCapabilities()
+	}
 	return h
 }
 
 func exists(path string) bool {
 	_, err := os.Stat(path)
 	return err == nil
-}
-
-func cgroupV2() bool {
-	var st unix.Statfs_t
-	return unix.Statfs("/sys/fs/cgroup", &st) == nil && st.Type == unix.CGROUP2_SUPER_MAGIC
 }
 
 // swapAccounted: the file is in every cgroup but the root, so in v2 any child's tells.

@@ -2,6 +2,7 @@ package cri
 
 import (
 	"net/http"
+	"strconv"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -14,6 +15,7 @@ import (
 type Metrics struct {
 	registry *prometheus.Registry
 	calls    *prometheus.HistogramVec
+	steps    *prometheus.HistogramVec
 }
 
 // NewMetrics makes the metrics of this daemon; version is shown by one of them.
@@ -26,9 +28,16 @@ func NewMetrics(version string) *Metrics {
 			Help:      "How long CRI calls took, by method and gRPC code.",
 			Buckets:   []float64{.001, .0025, .005, .01, .025, .05, .1, .25, .5, 1, 2.5, 10, 60},
 		}, []string{"method", "code"}),
+		steps: prometheus.NewHistogramVec(prometheus.HistogramOpts{
+			Namespace: "cricket",
+			Name:      "step_duration_seconds",
+			Help:      "How long the steps of operations took, by operation, step and whether they succeeded.",
+			Buckets:   []float64{.001, .0025, .005, .01, .025, .05, .1, .25, .5, 1, 2.5, 10, 60},
+		}, []string{"flow", "step", "ok"}),
 	}
 	m.registry.MustRegister(
 		m.calls,
+		m.steps,
 		collectors.NewGoCollector(),
 		collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}),
 		prometheus.NewGaugeFunc(prometheus.GaugeOpts{
@@ -46,9 +55,17 @@ func (m *Metrics) Observe(method string, took time.Duration, code codes.Code) {
 	m.calls.WithLabelValues(method, code.String()).Observe(took.Seconds())
 }
 
+// ObserveStep counts a step that has ended. It is an ops.StepTimer.
+func (m *Metrics) ObserveStep(flow, step string, took time.Duration, err error) {
+	m.steps.WithLabelValues(flow, step, strconv.FormatBool(err == nil)).Observe(took.Seconds())
+}
+
 // Watch adds the numbers of sandboxes and containers of s, by state. It may be called
 // once.
 func (m *Metrics) Watch(s *Server) { m.registry.MustRegister(inventory{s}) }
+
+// Add adds what another part of the daemon measures. No two may have metrics of one name.
+func (m *Metrics) Add(c prometheus.Collector) { m.registry.MustRegister(c) }
 
 // Handler serves the metrics.
 func (m *Metrics) Handler() http.Handler {

@@ -79,9 +79,18 @@ func (s *Server) sweepSandbox(ctx context.Context, rec *store.Sandbox) error {
 	if d := s.opts.Drivers[rec.Handler]; d != nil {
 		return d.Sweep(ctx, rec.ID)
 	}
+	err := s.askAllToSweep(ctx, rec.ID)
+	if err != nil {
+		// One may have met what another has removed since, such as a process in a cgroup.
+		err = s.askAllToSweep(ctx, rec.ID)
+	}
+	return err
+}
+
+func (s *Server) askAllToSweep(ctx context.Context, id string) error {
 	var errs []error
 	for _, d := range s.opts.Drivers {
-		errs = append(errs, d.Sweep(ctx, rec.ID))
+		errs = append(errs, d.Sweep(ctx, id))
 	}
 	return errors.Join(errs...)
 }

@@ -76,7 +76,11 @@ type Options struct {
 	SystemdCgroup bool
 	// Info is shown by Status if it is asked to be verbose: names to JSON texts.
 	Info func() map[string]string
-	Log  *slog.Logger
+	// Conditions are shown by Status beside its own; nil for none. It must not wait.
+	Conditions func() []Condition
+	// Steps is told how long the steps of operations took; may be nil.
+	Steps ops.StepTimer
+	Log   *slog.Logger
 }
 
 // Server implements RuntimeService and ImageService. All methods are safe for
@@ -117,7 +121,7 @@ func New(o Options) (*Server, error) {
 		opts:   o,
 		store:  o.Store,
 		live:   newLive(),
-		ops:    ops.NewTable(o.Log),
+		ops:    ops.NewTable(o.Log, o.Steps),
 		locks:  ops.NewLocks(),
 		events: event.NewBus(),
 		work:   newWork(),

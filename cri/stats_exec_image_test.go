@@ -17,8 +17,10 @@ import (
 	"google.golang.org/protobuf/proto"
 	v1 "k8s.io/cri-api/pkg/apis/runtime/v1"
 
+	"github.com/cricket-cri/cricket/cri/ops"
 	"github.com/cricket-cri/cricket/cri/store"
 	"github.com/cricket-cri/cricket/runtime"
+	"github.com/cricket-cri/cricket/runtime/flow"
 	"github.com/cricket-cri/cricket/runtime/image"
 	"github.com/cricket-cri/cricket/sandbox"
 )
@@ -348,10 +350,18 @@ func TestPrometheus(t *testing.T) {
 	m := NewMetrics("v9")
 	m.Watch(s)
 	m.Observe("RunPodSandbox", 30*time.Millisecond, codes.NotFound)
+	table := ops.NewTable(slog.New(slog.DiscardHandler), m.ObserveStep)
+	_, err := ops.Do(t.Context(), table, ops.Spec{Budget: time.Minute}, func(ctx context.Context) (int, error) {
+		return 0, flow.Run(ctx, "make", flow.Step{Name: "fail", Do: func(context.Context) error { return errors.New("broken") }})
+	})
+	if err == nil {
+		t.Fatal("a step that fails succeeds")
+	}
 	rec := httptest.NewRecorder()
 	m.Handler().ServeHTTP(rec, httptest.NewRequest("GET", "/metrics", nil))
 	for _, line := range []string{
 		`cricket_call_duration_seconds_bucket{code="NotFound",method="RunPodSandbox",le="0.05"} 1`,
+		`cricket_step_duration_seconds_count{flow="make",ok="false",step="fail"} 1`,
 		`cricket_containers{state="CONTAINER_RUNNING"} 2`,
 		`cricket_sandboxes{state="SANDBOX_READY"} 1`,
 		`cricket_build_info{version="v9"} 1`,

@@ -21,6 +21,7 @@ func (s *Server) Status(ctx context.Context, req *v1.StatusRequest) (*v1.StatusR
 		RuntimeHandlers: s.handlers(),
 		Features:        &v1.RuntimeFeatures{SupplementalGroupsPolicy: true, MountOptions: true},
 	}
+	resp.Status.Conditions = append(resp.Status.Conditions, s.otherConditions()...)
 	if !req.GetVerbose() {
 		return resp, nil
 	}
@@ -33,6 +34,24 @@ func (s *Server) Status(ctx context.Context, req *v1.StatusRequest) (*v1.StatusR
 		maps.Copy(resp.Info, s.opts.Info())
 	}
 	return resp, nil
+}
+
+// Condition is one that Status shows beside those of the API. The kubelet passes over
+// types that it does not know.
+type Condition struct {
+	// Type and Reason are single words, Message is for people.
+	Type, Reason, Message string
+	Status                bool
+}
+
+func (s *Server) otherConditions() (all []*v1.RuntimeCondition) {
+	if s.opts.Conditions == nil {
+		return nil
+	}
+	for _, c := range s.opts.Conditions() {
+		all = append(all, &v1.RuntimeCondition{Type: c.Type, Status: c.Status, Reason: c.Reason, Message: c.Message})
+	}
+	return all
 }
 
 func (s *Server) networkCondition(ctx context.Context) *v1.RuntimeCondition {

@@ -20,7 +20,8 @@ type Container interface {
 	// of the container. Signalling an exited container is not an error.
 	Signal(ctx context.Context, sig unix.Signal) error
 	// Wait blocks until the container has exited. It may be called any number of
-	// times, after a daemon restart too.
+	// times, after a daemon restart too. When the whole sandbox is gone, with whatever
+	// knew how the container ended, it answers Exit.Unknown rather than an error.
 	Wait(ctx context.Context) (Exit, error)
 	// Exec runs one more process in the container and blocks until it has ended and
 	// its output has been delivered. Ending ctx gives up the streams, never the

@@ -204,7 +204,7 @@ func (c *container) removeCgroup() error {
 	if err := c.pod.driver.cgroup.Kill(path); err != nil {
 		return err
 	}
-	return c.pod.driver.cgroup.Remove(path, "")
+	return c.pod.driver.cgroup.Remove(path)
 }
 
 // removeLayer takes the owner's name away last, by which the layer is found.

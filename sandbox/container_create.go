@@ -32,6 +32,8 @@ type creation struct {
 	config  runtime.Config
 	request monitor.CreateRequest
 	place   spec.Place
+	// target keeps the PID namespace that is joined; nil for a container that joins none.
+	target *os.File
 }
 
 // NewContainer makes a container that is created and not yet started, or leaves
@@ -44,6 +46,11 @@ func (p *pod) NewContainer(ctx context.Context, config runtime.Config) (runtime.
 		return nil, fmt.Errorf("sandbox is not ready: %w", errdefs.ErrFailedPrecondition)
 	}
 	c := &creation{container: p.container(config.ID), config: config}
+	defer func() {
+		if c.target != nil {
+			c.target.Close()
+		}
+	}()
 	err := flow.Run(ctx, "create container",
 		flow.Step{
 			Name: "claim name",
@@ -202,29 +209,47 @@ func (c *creation) findNamespaces(ctx context.Context) error {
 			c.place.HostPID = true
 		}
 	case runtime.NamespaceTarget:
-		target, err := c.pod.targetPID(ctx, c.config.PIDTarget)
-		if err != nil {
+		var err error
+		if c.target, err = c.pod.openTargetPID(ctx, c.config.PIDTarget); err != nil {
 			return err
 		}
-		join(specs.PIDNamespace, target)
+		join(specs.PIDNamespace, fmt.Sprintf("/proc/%d/fd/%d", os.Getpid(), c.target.Fd()))
 	}
 	return nil
 }
 
-// targetPID is the PID namespace of a running container of the same sandbox.
-func (p *pod) targetPID(ctx context.Context, id string) (string, error) {
+// openTargetPID opens the PID namespace of a running container of the same sandbox. The
+// container is asked a second time when it is open: its process may have ended in between,
+// and its number be another's.
+func (p *pod) openTargetPID(ctx context.Context, id string) (*os.File, error) {
+	pid, err := p.runningPID(ctx, id)
+	if err != nil {
+		return nil, err
+	}
+	ns, err := os.Open("/proc/" + strconv.Itoa(pid) + "/ns/pid")
+	if err != nil {
+		return nil, fmt.Errorf("open PID namespace of target container %s: %w: %w", id, errdefs.ErrFailedPrecondition, err)
+	}
+	if _, err := p.runningPID(ctx, id); err != nil {
+		return nil, errors.Join(err, ns.Close())
+	}
+	return ns, nil
+}
+
+// runningPID is the process of a container that runs.
+func (p *pod) runningPID(ctx context.Context, id string) (int, error) {
 	target, err := p.Container(ctx, id)
 	if err != nil {
-		return "", fmt.Errorf("find target container: %w", err)
+		return 0, fmt.Errorf("find target container: %w", err)
 	}
 	state, err := target.State(ctx)
 	if err != nil {
-		return "", fmt.Errorf("find target container: %w", err)
+		return 0, fmt.Errorf("find target container: %w", err)
 	}
 	if state.Phase != runtime.Running || state.Pid == 0 {
-		return "", fmt.Errorf("target container %s is not running: %w", id, errdefs.ErrFailedPrecondition)
+		return 0, fmt.Errorf("target container %s is not running: %w", id, errdefs.ErrFailedPrecondition)
 	}
-	return "/proc/" + strconv.Itoa(state.Pid) + "/ns/pid", nil
+	return state.Pid, nil
 }
 
 func (c *creation) findDevices() (err error) {

@@ -26,9 +26,6 @@ const newPrefix = ".new-"
 // cleanName is the last element of a path: what a name must equal to be used as one.
 func cleanName(id string) string { return filepath.Base(filepath.Clean("/" + id)) }
 
-// ownTop is the uppermost cgroup made for a pod that was given none.
-func ownTop(path string) string { return filepath.Dir(path) }
-
 // Attach finds a sandbox again after a restart of the daemon. With ErrGone the sandbox
 // beside it still removes what is left.
 func (k *Kernel) Attach(_ context.Context, r Record) (Sandbox, error) {

@@ -17,7 +17,6 @@ import (
 
 	"github.com/cricket-cri/cricket/runtime"
 	"github.com/cricket-cri/cricket/runtime/spec"
-	"github.com/cricket-cri/cricket/sandbox/cgroup"
 	"github.com/cricket-cri/cricket/sandbox/netns"
 )
 
@@ -39,10 +38,8 @@ type pod struct {
 type podState struct {
 	Config Config `json:"config"`
 	// Boot is the kernel's boot that the pod was made in.
-	Boot string `json:"boot"`
-	// CgroupsMade are the uppermost cgroups made for the pod, empty if all were there.
-	CgroupsMade cgroup.Made  `json:"cgroupsMade,omitempty"`
-	IPs         []netip.Addr `json:"ips,omitempty"`
+	Boot string       `json:"boot"`
+	IPs  []netip.Addr `json:"ips,omitempty"`
 	// InitPid and InitStart are the process that keeps the PID namespace.
 	InitPid   int    `json:"initPid,omitempty"`
 	InitStart uint64 `json:"initStart,omitempty"`

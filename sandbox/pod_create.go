@@ -133,13 +133,7 @@ func (p *pod) makeCgroup(ctx context.Context) error {
 	if p.driver.opts.SystemdCgroup || path == "/" {
 		return nil
 	}
-	made, err := p.driver.cgroup.Make(path)
-	if err != nil {
-		return err
-	}
-	p.state.CgroupsMade = made
-	// Written at once, because nothing else tells a cgroup of ours from another's.
-	err = p.writeState()
+	err := p.driver.cgroup.Make(path)
 	if err == nil && p.state.Config.CgroupParent == "" {
 		err = p.driver.limit(path, p.state.Config.limits())
 	}
@@ -156,10 +150,11 @@ func (p *pod) removeCgroup(ctx context.Context) error {
 	case own && p.driver.opts.SystemdCgroup:
 		return p.stopSlice(ctx)
 	case own:
-		return p.driver.cgroup.Remove(p.cgroupPath(), ownTop(p.cgroupPath()))
-	default:
-		p.driver.cgroup.Prune(p.cgroupPath(), p.state.CgroupsMade)
+		if err := p.driver.cgroup.Remove(p.cgroupPath()); err != nil {
+			return err
+		}
 	}
+	p.driver.cgroup.Prune(p.cgroupPath())
 	return nil
 }
 

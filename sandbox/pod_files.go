@@ -22,28 +22,37 @@ const fallbackHosts = "127.0.0.1\tlocalhost\n::1\tlocalhost ip6-localhost ip6-lo
 
 // writeFiles makes the files that the pod's containers find in /etc.
 func (p *pod) writeFiles() error {
-	c := &p.state.Config
+	files, err := EtcFiles(&p.state.Config)
+	if err != nil {
+		return err
+	}
+	for name, content := range files {
+		if err := p.writeOwned(name, content); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// EtcFiles are the files that the containers of a pod find in /etc whatever their images
+// have there, by name: hostname, hosts, resolv.conf.
+func EtcFiles(c *Config) (map[string]string, error) {
 	hostname := c.Hostname
 	if hostname == "" || c.Network != runtime.NamespacePod {
 		var err error
 		if hostname, err = os.Hostname(); err != nil {
-			return fmt.Errorf("read host name: %w", err)
+			return nil, fmt.Errorf("read host name: %w", err)
 		}
 	}
 	resolv := resolvConf(c.DNS)
 	if resolv == "" {
 		resolv = hostFile("/etc/resolv.conf", "")
 	}
-	for name, content := range map[string]string{
+	return map[string]string{
 		resolvFile:   resolv,
 		hostsFile:    hostFile("/etc/hosts", fallbackHosts),
 		hostnameFile: hostname + "\n",
-	} {
-		if err := p.writeOwned(name, content); err != nil {
-			return err
-		}
-	}
-	return nil
+	}, nil
 }
 
 // writeOwned writes a file that belongs to the pod's root user, who may change it.

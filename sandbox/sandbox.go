@@ -43,6 +43,9 @@ type Driver interface {
 type Features struct {
 	RecursiveReadOnlyMounts bool
 	UserNamespaces          bool
+	// OwnKernel: containers run on a kernel of their own, with cgroup v2 and every
+	// capability; the host's security modules do not reach them.
+	OwnKernel bool
 }
 
 // Sandbox is a live place where containers run. All methods are safe for concurrent

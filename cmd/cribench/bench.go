@@ -123,7 +123,8 @@ func (b *bench) burst(ctx context.Context, n int) error {
 	return nil
 }
 
-// memory reads the memory of the endpoint's processes without pods and with n.
+// memory reads the memory of the endpoint's processes without pods, with n, and with n
+// that have done something.
 func (b *bench) memory(ctx context.Context, n int) error {
 	before, err := processMemory(b.endpoint.processes)
 	if err != nil {
@@ -137,12 +138,36 @@ func (b *bench) memory(ctx context.Context, n int) error {
 			return err
 		}
 	}
-	after, err := processMemory(b.endpoint.processes)
-	if err != nil {
+	m := &memoryResult{Pods: n, Idle: before}
+	if m.Loaded, err = settledMemory(ctx, b.endpoint.processes); err != nil {
 		return err
 	}
-	b.result.Memory = &memoryResult{Pods: n, Idle: before, Loaded: after}
+	if b.o.use != "" {
+		for _, p := range pods {
+			if err := p.run(ctx, "sh", "-c", b.o.use); err != nil {
+				return err
+			}
+		}
+		used, err := settledMemory(ctx, b.endpoint.processes)
+		if err != nil {
+			return err
+		}
+		m.Used = &used
+	}
+	b.result.Memory = m
 	return nil
+}
+
+// settleTime is how long pods idle before their memory is read.
+const settleTime = 5 * time.Second
+
+func settledMemory(ctx context.Context, processes []string) (usage, error) {
+	select {
+	case <-time.After(settleTime):
+		return processMemory(processes)
+	case <-ctx.Done():
+		return usage{}, ctx.Err()
+	}
 }
 
 // discard removes a pod that a measurement did not.

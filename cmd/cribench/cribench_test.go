@@ -33,10 +33,30 @@ func TestParse(t *testing.T) {
 	if strings.Join(o.endpoints[0].processes, " ") != "x 12" || o.rounds != 5 {
 		t.Errorf("parsed %+v", o)
 	}
-	for _, bad := range [][]string{{}, {"--endpoint", "a=unix:///a", "--processes", "b=x"}, {"--endpoint", "a", "--rounds", "-1"}} {
+	for _, bad := range [][]string{
+		{},
+		{"--endpoint", "a=unix:///a", "--processes", "b=x"},
+		{"--endpoint", "a=unix:///a", "--handler", "b=vm"},
+		{"--endpoint", "a=unix:///a", "--endpoint", "a=unix:///b"},
+		{"--endpoint", "a", "--rounds", "-1"},
+	} {
 		if _, err := parse(bad); err == nil {
 			t.Errorf("%v was accepted", bad)
 		}
+	}
+}
+
+func TestParseHandlers(t *testing.T) {
+	o, err := parse([]string{"--handler", "c", "--handler", "b=vm", "--handler", "d=", "--endpoint", "a=x", "--endpoint", "b=x", "--endpoint", "d=x"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	var got []string
+	for _, e := range o.endpoints {
+		got = append(got, e.name+"="+e.handler)
+	}
+	if strings.Join(got, " ") != "a=c b=vm d=" {
+		t.Errorf("handlers are %v", got)
 	}
 }
 
@@ -46,12 +66,15 @@ func TestReports(t *testing.T) {
 	a.add("Run", 30*time.Millisecond)
 	b.add("Run", 20*time.Millisecond)
 	b.add("Stop", 5*time.Millisecond)
+	a.addRate("log", 10)
+	a.addRate("log", 30)
+	b.addRate("volume: read", 1000)
 	a.Memory = &memoryResult{Pods: 2, Idle: usage{PSS: 1 << 20}, Loaded: usage{Processes: 3, PSS: 5 << 20}}
 	var table bytes.Buffer
 	if err := writeTable(&table, []*result{a, b}); err != nil {
 		t.Fatal(err)
 	}
-	for _, want := range []string{"10.0 / 30.0 / 30.0 (2)", "20.0 / 20.0 / 20.0 (1)", "Stop", "a pod: 2.00"} {
+	for _, want := range []string{"10.0 / 30.0 / 30.0 (2)", "20.0 / 20.0 / 20.0 (1)", "Stop", "10.0 / 10.0 (2)", "1000.0 / 1000.0 (1)", "a pod: 2.00, with all that is shared 2.50"} {
 		if !strings.Contains(table.String(), want) {
 			t.Errorf("%q is not in\n%s", want, &table)
 		}
@@ -71,7 +94,7 @@ func TestProcessMemory(t *testing.T) {
 	if err != nil || u.Processes != 1 || u.PSS == 0 || u.RSS < u.PSS {
 		t.Errorf("this process uses %+v (%v)", u, err)
 	}
-	if u, err = processMemory(nil); err != nil || u != (usage{}) {
+	if u, err = processMemory(nil); err != nil || u.Processes != 0 || u.PSS != 0 {
 		t.Errorf("no process uses %+v (%v)", u, err)
 	}
 }

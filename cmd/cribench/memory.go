@@ -19,6 +19,8 @@ type usage struct {
 	Processes int    `json:"processes"`
 	PSS       uint64 `json:"pss"` // shared pages divided among those who share them
 	RSS       uint64 `json:"rss"`
+	// Available is what the whole machine has left.
+	Available uint64 `json:"available"`
 }
 
 // processMemory adds up the processes that are named by program or by pid.
@@ -46,7 +48,9 @@ func processMemory(which []string) (usage, error) {
 		u.PSS += field(data, "Pss:")
 		u.RSS += field(data, "Rss:")
 	}
-	return u, nil
+	data, err := os.ReadFile("/proc/meminfo")
+	u.Available = field(data, "MemAvailable:")
+	return u, err
 }
 
 // program is the name under which a process was started.

@@ -11,7 +11,10 @@ import (
 
 // leavesOnTerm is a first process that ends at once on SIGTERM. The kernel drops signals
 // that a first process has no handler for, and the grace period would be measured.
-const leavesOnTerm = "trap 'exit 0' TERM; while :; do sleep 1000 & wait; done"
+const leavesOnTerm = "trap 'exit 0' TERM; : >/trapped; while :; do sleep 1000 & wait; done"
+
+// untilTrapped waits for the handler.
+const untilTrapped = "until [ -e /trapped ]; do sleep 0.01; done"
 
 // The masked and read-only paths that the kubelet sends.
 var (
@@ -70,7 +73,7 @@ func (p *pod) start(ctx context.Context, prefix string, counts bool) error {
 	return p.b.timed(prefix+"pod start", counts, func() error {
 		return p.calls(prefix, counts, []call{
 			{"RunPodSandbox", func() error {
-				r, err := p.b.runtime.RunPodSandbox(ctx, &cri.RunPodSandboxRequest{Config: p.config, RuntimeHandler: p.b.o.handler})
+				r, err := p.b.runtime.RunPodSandbox(ctx, &cri.RunPodSandboxRequest{Config: p.config, RuntimeHandler: p.b.endpoint.handler})
 				p.id = r.GetPodSandboxId()
 				return err
 			}},
@@ -88,17 +91,23 @@ func (p *pod) start(ctx context.Context, prefix string, counts bool) error {
 }
 
 func (p *pod) exec(ctx context.Context, prefix string, counts bool) error {
-	return p.calls(prefix, counts, []call{{"ExecSync", func() error {
-		r, err := p.b.runtime.ExecSync(ctx, &cri.ExecSyncRequest{ContainerId: p.ctr, Cmd: []string{"true"}, Timeout: 30})
-		if err == nil && r.GetExitCode() != 0 {
-			return fmt.Errorf("exit code %d: %s", r.GetExitCode(), r.GetStderr())
-		}
-		return err
-	}}})
+	return p.calls(prefix, counts, []call{{"ExecSync", func() error { return p.run(ctx, "true") }}})
+}
+
+// run runs a program in the container, which is to succeed.
+func (p *pod) run(ctx context.Context, command ...string) error {
+	r, err := p.b.runtime.ExecSync(ctx, &cri.ExecSyncRequest{ContainerId: p.ctr, Cmd: command, Timeout: 60})
+	if err == nil && r.GetExitCode() != 0 {
+		return fmt.Errorf("exit code %d: %s", r.GetExitCode(), r.GetStderr())
+	}
+	return err
 }
 
 // stop takes the pod down; the time of all calls together is the pod's stop.
 func (p *pod) stop(ctx context.Context, prefix string, counts bool) error {
+	if err := p.run(ctx, "sh", "-c", untilTrapped); err != nil {
+		return err
+	}
 	return p.b.timed(prefix+"pod stop", counts, func() error {
 		return p.calls(prefix, counts, []call{
 			{"StopContainer", func() error {

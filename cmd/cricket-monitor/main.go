@@ -1,6 +1,8 @@
 // Command cricket-monitor supervises the container processes of a node. It is started
 // once, by systemd or by the first daemon that needs it, and goes on when daemons come
-// and go. As "cricket-monitor pod-init POD" it is process 1 of a shared PID namespace.
+// and go. As "cricket-monitor pod-init POD" it is process 1 of a shared PID namespace. As
+// "cricket-monitor confine REQUEST PROGRAM..." it gives up what it has of the host and
+// becomes the program.
 package main
 
 import (
@@ -17,6 +19,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/cricket-cri/cricket/runtime/monitor"
+	"github.com/cricket-cri/cricket/vmsandbox/qemu/confine"
 )
 
 // The monitor's heap is small and lives long: collect early, and give back.
@@ -28,6 +31,9 @@ const (
 func main() {
 	if len(os.Args) >= 2 && os.Args[1] == "pod-init" {
 		monitor.PodInit()
+	}
+	if len(os.Args) >= 2 && os.Args[1] == "confine" {
+		confine.Main(os.Args[2:])
 	}
 	debug.SetGCPercent(gcPercent)
 	debug.SetMemoryLimit(memoryLimit)

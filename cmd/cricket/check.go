@@ -35,13 +35,17 @@ func ok(name, format string, args ...any) finding {
 }
 
 // host is what is examined.
-type host struct{ config config.Config }
+type host struct {
+	config config.Config
+	// reprobe: whether KVM works is found out anew.
+	reprobe bool
+}
 
 // examinations are in the order in which they are shown.
 func (h host) examinations() []func(context.Context) []finding {
 	return []func(context.Context) []finding{
 		h.privileges, h.kernel, h.cgroups, h.namespaces, h.userNamespaces,
-		h.overlay, h.erofs, h.seccomp, h.modules, h.runtimes, h.network, h.kvm, h.limits,
+		h.overlay, h.erofs, h.seccomp, h.modules, h.runtimes, h.network, h.accelerator, h.limits,
 	}
 }
 
@@ -49,6 +53,7 @@ func check(ctx context.Context, args []string, out io.Writer) error {
 	fs := flag.NewFlagSet("cricket check", flag.ContinueOnError)
 	flags := config.Bind(fs)
 	asJSON := fs.Bool("json", false, "print JSON")
+	reprobe := fs.Bool("reprobe", false, "boot a virtual machine to find out anew whether KVM works; the monitor must run")
 	if err := fs.Parse(args); err != nil {
 		return err
 	}
@@ -57,7 +62,7 @@ func check(ctx context.Context, args []string, out io.Writer) error {
 		return err
 	}
 	var found []finding
-	for _, examine := range (host{c}).examinations() {
+	for _, examine := range (host{c, *reprobe}).examinations() {
 		found = append(found, examine(ctx)...)
 	}
 	if *asJSON {

@@ -185,15 +185,6 @@ func (host) modules(context.Context) []finding {
 	return append(all, ok("SELinux", "not enabled: labels are ignored"))
 }
 
-func (host) kvm(context.Context) []finding {
-	fd, err := unix.Open("/dev/kvm", unix.O_RDWR|unix.O_CLOEXEC, 0)
-	if err != nil {
-		return []finding{ok("KVM", "/dev/kvm: %v: virtual machines would be emulated", err)}
-	}
-	unix.Close(fd)
-	return []finding{ok("KVM", "/dev/kvm opens; only a boot proves that it works")}
-}
-
 func (host) limits(context.Context) []finding {
 	var l unix.Rlimit
 	if err := unix.Getrlimit(unix.RLIMIT_NOFILE, &l); err != nil {

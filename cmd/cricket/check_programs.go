@@ -27,6 +27,10 @@ func (h host) runtimes(ctx context.Context) []finding {
 	var all []finding
 	usable := 0
 	for _, name := range slices.Sorted(maps.Keys(h.config.Runtimes)) {
+		if h.config.Runtimes[name].Type == config.TypeVM {
+			all = append(all, examineVirtual(ctx, name, h.config.VM))
+			continue
+		}
 		f := examineRuntime(ctx, name, h.config.Runtimes[name])
 		if f.Grade == good {
 			usable++

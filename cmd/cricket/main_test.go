@@ -56,7 +56,7 @@ func TestUnknownCommands(t *testing.T) {
 // The file systems are tried for real, so this needs root and EROFS in the kernel.
 func TestCheckTriesTheFileSystems(t *testing.T) {
 	root := t.TempDir()
-	h := host{config.Default()}
+	h := host{config: config.Default()}
 	h.config.Root = root
 	for name, examine := range map[string]func(context.Context) []finding{"overlay": h.overlay, "EROFS": h.erofs} {
 		if f := examine(t.Context()); f[0].Grade != good {
@@ -106,7 +106,7 @@ func TestCheckSaysWhatIsMissing(t *testing.T) {
 	write(filepath.Join(conf, "0.conflist"), `{"plugins":[]}`) // passed over
 	write(filepath.Join(conf, "1.conflist"), `{"plugins":[{"type":"bridge","ipam":{"type":"host-local"}}]}`)
 	write(filepath.Join(bin, "bridge"), "")
-	h := host{config.Default()}
+	h := host{config: config.Default()}
 	h.config.Network = config.Network{ConfDir: conf, BinDirs: []string{bin}}
 	if f := h.network(t.Context()); len(f) != 2 || f[0].Grade != good || f[1].Lacks != "host-local" {
 		t.Errorf("a plugin is missing: %+v", f)

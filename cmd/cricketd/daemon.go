@@ -64,7 +64,9 @@ type daemon struct {
 	streams *stream.Server
 	store   *store.Store
 	metrics *cri.Metrics
-	log     *slog.Logger
+	// machines is nil if there is no handler of virtual machines.
+	machines *machines
+	log      *slog.Logger
 }
 
 // assemble makes every part and connects it to the others.
@@ -102,18 +104,31 @@ func assemble(ctx context.Context, c config.Config, keep *keeper, log *slog.Logg
 	if err != nil {
 		return nil, err
 	}
+	machines, err := addVirtual(ctx, c, drivers, virtualParts{systemd: systemd, keep: keep, layers: layers, network: network, log: log})
+	if err != nil {
+		return nil, err
+	}
+	if _, ok := drivers[def]; !ok {
+		return nil, errors.Join(fmt.Errorf("default_runtime: %q cannot run pods on this machine; `cricket check` says why", def), machines.close())
+	}
 	records, err := store.Open(store.Options{
 		Dir: filepath.Join(c.State, "records"), Journal: filepath.Join(c.Root, "journal"), Boot: boot, Log: log,
 	})
 	if err != nil {
 		return nil, fmt.Errorf("open records: %w; see that --root and --state can be written", err)
 	}
-	return connect(c, cri.Options{
+	d, err := connect(c, cri.Options{
 		Drivers: drivers, DefaultHandler: def, Images: images, Layers: layers, Network: network, Store: records,
 		Stats:    stat.New(stat.Options{MaxAge: c.Stats.MaxAge.Duration, DiskInterval: c.Stats.DiskInterval.Duration}),
 		ImageDir: filepath.Join(c.Root, "layers"), Version: version, Boot: boot, SystemdCgroup: systemd,
-		Info: func() map[string]string { return info(c) }, Log: log,
+		Info: func() map[string]string { return machines.info(info(c)) }, Conditions: machines.conditions, Log: log,
 	})
+	if err != nil {
+		return nil, errors.Join(err, machines.close())
+	}
+	d.machines = machines
+	machines.measure(d.metrics)
+	return d, nil
 }
 
 // stall is how long a pull may receive nothing: the configuration's 0 means for ever.
@@ -144,6 +159,8 @@ func makeDrivers(ctx context.Context, c config.Config, systemd bool, keep *keepe
 
 // connect makes the services and the streaming server, which need each other.
 func connect(c config.Config, o cri.Options) (*daemon, error) {
+	metrics := cri.NewMetrics(version)
+	o.Steps = metrics.ObserveStep
 	server, err := cri.New(o)
 	if err != nil {
 		return nil, err
@@ -157,7 +174,6 @@ func connect(c config.Config, o cri.Options) (*daemon, error) {
 	}
 	stream.RouteLog(o.Log)
 	server.SetStreams(streams)
-	metrics := cri.NewMetrics(version)
 	metrics.Watch(server)
 	return &daemon{server: server, streams: streams, store: o.Store, metrics: metrics, log: o.Log}, nil
 }
@@ -174,5 +190,5 @@ func info(c config.Config) map[string]string {
 func (d *daemon) close() error {
 	ctx, cancel := context.WithTimeout(context.Background(), drainTime)
 	defer cancel()
-	return errors.Join(d.streams.Close(ctx), d.server.Close(ctx), d.store.Close())
+	return errors.Join(d.streams.Close(ctx), d.server.Close(ctx), d.store.Close(), d.machines.close())
 }

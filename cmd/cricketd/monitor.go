@@ -65,10 +65,25 @@ func (k *keeper) begin(ctx context.Context) (monitor.Info, error) {
 	if err != nil {
 		return info, err
 	}
-	if err := k.kept.Restore(ctx); err != nil {
+	if err := k.restore(ctx, info.Pid); err != nil {
 		k.log.Error("monitor is not given everything back", "error", err)
 	}
 	return info, nil
+}
+
+// restore gives up when the monitor dies meanwhile: it is the caller who has to start the
+// next one, and calls would wait for that.
+func (k *keeper) restore(ctx context.Context, pid int) error {
+	ctx, cancel := context.WithCancel(ctx)
+	var watch sync.WaitGroup
+	watch.Go(func() {
+		if awaitEnd(ctx, pid) == nil {
+			cancel()
+		}
+	})
+	defer watch.Wait()
+	defer cancel()
+	return k.kept.Restore(ctx)
 }
 
 // supervisor is the monitor as the drivers use it: what it creates is held here too.

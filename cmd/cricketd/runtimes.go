@@ -10,10 +10,9 @@ import (
 	"slices"
 	"strings"
 
-	"golang.org/x/sys/unix"
-
 	"github.com/cricket-cri/cricket/cri/config"
 	"github.com/cricket-cri/cricket/runtime/oci"
+	"github.com/cricket-cri/cricket/sandbox/cgroup"
 )
 
 // findRuntimes finds the OCI runtimes that are installed, by handler, and the default
@@ -22,6 +21,9 @@ func findRuntimes(ctx context.Context, c config.Config, systemd bool, log *slog.
 	found := map[string]oci.Runtime{}
 	for _, name := range slices.Sorted(maps.Keys(c.Runtimes)) {
 		r := c.Runtimes[name]
+		if r.Type == config.TypeVM {
+			continue
+		}
 		path := r.Path
 		if path == "" {
 			path = name
@@ -36,6 +38,9 @@ func findRuntimes(ctx context.Context, c config.Config, systemd bool, log *slog.
 		}
 		o.SystemdCgroup = systemd
 		found[name] = o
+	}
+	if c.Runtimes[c.DefaultRuntime].Type == config.TypeVM {
+		return found, c.DefaultRuntime, nil
 	}
 	def, err := defaultRuntime(ctx, c.DefaultRuntime, found, log)
 	return found, def, err
@@ -100,8 +105,7 @@ func systemdCgroups(driver string) bool {
 	if driver != config.DriverAuto {
 		return driver == config.DriverSystemd
 	}
-	var st unix.Statfs_t
-	if unix.Statfs("/sys/fs/cgroup", &st) != nil || st.Type != unix.CGROUP2_SUPER_MAGIC {
+	if tree, err := cgroup.Open(); err != nil || !tree.Unified() {
 		return false
 	}
 	_, err := os.Stat("/run/systemd/system")

@@ -32,6 +32,7 @@ type Config struct {
 	Cgroup         Cgroup             `toml:"cgroup"`
 	Containers     Containers         `toml:"containers"`
 	Images         Images             `toml:"images"`
+	VM             VM                 `toml:"vm"`
 	Network        Network            `toml:"network"`
 	Stream         Stream             `toml:"stream"`
 	Metrics        Metrics            `toml:"metrics"`
@@ -40,10 +41,10 @@ type Config struct {
 
 // Runtime is one runtime handler.
 type Runtime struct {
-	// Type is TypeOCI; TypeVM is reserved and refused. Empty means TypeOCI.
+	// Type is TypeOCI or TypeVM. Empty means TypeOCI.
 	Type string `toml:"type"`
 	// Path is a program: absolute, or a name for exec.LookPath. Empty: the handler's
-	// name.
+	// name. Path and Root are for TypeOCI alone.
 	Path string `toml:"path"`
 	// Root is the OCI runtime's --root; empty leaves the choice to the daemon.
 	Root string `toml:"root"`
@@ -80,6 +81,45 @@ type Images struct {
 	Pinned                 []string `toml:"pinned"`
 	LoopDevices            bool     `toml:"loop_devices"`
 }
+
+// VM describes virtual machines.
+type VM struct {
+	QEMU        string `toml:"qemu"`
+	Image       string `toml:"image"`
+	Kernel      string `toml:"kernel"`
+	Initrd      string `toml:"initrd"`
+	Cmdline     string `toml:"cmdline"`
+	Machine     string `toml:"machine"`
+	Accelerator string `toml:"accelerator"` // AcceleratorAuto, …KVM or …TCG
+	CPU         string `toml:"cpu"`
+	VCPUs       int    `toml:"vcpus"`
+	Memory      int    `toml:"memory"`     // MiB
+	MaxMemory   int    `toml:"max_memory"` // MiB
+	Disk        int    `toml:"disk"`       // MiB
+	Pool        int    `toml:"pool"`
+	Rootfs      string `toml:"rootfs"`    // RootfsAuto, …Disk or …DAX
+	Isolation   string `toml:"isolation"` // IsolationShared or IsolationStrict
+}
+
+// The accelerators.
+const (
+	AcceleratorAuto = "auto"
+	AcceleratorKVM  = "kvm"
+	AcceleratorTCG  = "tcg"
+)
+
+// How virtual machines read images.
+const (
+	RootfsAuto = "auto"
+	RootfsDisk = "disk"
+	RootfsDAX  = "dax"
+)
+
+// What virtual machines share.
+const (
+	IsolationShared = "shared"
+	IsolationStrict = "strict"
+)
 
 // Network says where CNI is found.
 type Network struct {

@@ -62,6 +62,7 @@ func (c *Config) Validate() []Problem {
 	c.checkRuntimes(k)
 	k.within("containers.max_log_line", c.Containers.MaxLogLine, 256, 1<<20)
 	c.checkImages(k)
+	c.VM.check(k)
 	c.checkNetwork(k)
 	c.checkAddresses(k)
 	k.duration("stream.idle_timeout", c.Stream.IdleTimeout, time.Second, 24*time.Hour)
@@ -91,9 +92,15 @@ func (c *Config) checkRuntimes(k *checker) {
 		switch r.Type {
 		case "", TypeOCI:
 		case TypeVM:
-			k.bad(key+".type", "%q is reserved for virtual machines, which this version does not run; allowed: %s", TypeVM, TypeOCI)
+			if r.Path != "" {
+				k.bad(key+".path", "a handler of type %q has no program of its own: set vm.qemu", TypeVM)
+			}
+			if r.Root != "" {
+				k.bad(key+".root", "a handler of type %q keeps its state with the daemon's", TypeVM)
+			}
+			continue
 		default:
-			k.oneOf(key+".type", r.Type, TypeOCI)
+			k.oneOf(key+".type", r.Type, TypeOCI, TypeVM)
 		}
 		if strings.ContainsRune(r.Path, '/') {
 			k.absolute(key+".path", r.Path)

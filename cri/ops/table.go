@@ -47,7 +47,8 @@ type Info struct {
 
 // Table holds the operations under way. All methods are safe for concurrent use.
 type Table struct {
-	log *slog.Logger
+	steps StepTimer
+	log   *slog.Logger
 
 	mu       sync.Mutex
 	ops      map[Key]*op
@@ -57,6 +58,7 @@ type Table struct {
 
 type op struct {
 	digest string
+	steps  StepTimer
 	began  time.Time
 	done   chan struct{}
 	result any   // valid once done is closed
@@ -68,8 +70,17 @@ type op struct {
 	parked  *time.Timer
 }
 
-// NewTable makes an empty table.
-func NewTable(log *slog.Logger) *Table { return &Table{log: log, ops: map[Key]*op{}} }
+// StepTimer is told of every step of every operation that has ended. It may be called
+// from several goroutines at once.
+type StepTimer func(flow, step string, took time.Duration, err error)
+
+// NewTable makes an empty table. steps may be nil.
+func NewTable(log *slog.Logger, steps StepTimer) *Table {
+	if steps == nil {
+		steps = func(string, string, time.Duration, error) {}
+	}
+	return &Table{log: log, steps: steps, ops: map[Key]*op{}}
+}
 
 // Do runs f as an operation, or joins the one that does already, and returns its
 // result. If ctx ends first, the error wraps the context's and names the stage, and the
@@ -113,7 +124,7 @@ func (t *Table) join(ctx context.Context, s Spec, f func(ctx context.Context) (a
 	if t.draining {
 		return nil, fmt.Errorf("%s: the runtime is shutting down: %w", s.Key.Kind, errdefs.ErrUnavailable)
 	}
-	o := &op{digest: s.Digest, began: time.Now(), done: make(chan struct{}), waiters: 1}
+	o := &op{digest: s.Digest, steps: t.steps, began: time.Now(), done: make(chan struct{}), waiters: 1}
 	t.ops[s.Key] = o
 	run := flow.WithObserver(context.WithoutCancel(ctx), o)
 	t.wg.Go(func() { t.run(run, s, o, f) })
@@ -247,4 +258,6 @@ func (o *op) StepBegins(_, step string) {
 }
 
 // StepEnds implements flow.Observer.
-func (*op) StepEnds(string, string, time.Duration, error) {}
+func (o *op) StepEnds(flow, step string, took time.Duration, err error) {
+	o.steps(flow, step, took, err)
+}

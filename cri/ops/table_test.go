@@ -15,7 +15,7 @@ import (
 
 var spec = Spec{Key: Key{"make", "thing"}, Digest: "d", Budget: time.Minute, Park: true}
 
-func newTestTable() *Table { return NewTable(slog.New(slog.DiscardHandler)) }
+func newTestTable() *Table { return NewTable(slog.New(slog.DiscardHandler), nil) }
 
 func TestCallersJoin(t *testing.T) {
 	table, release := newTestTable(), make(chan struct{})

@@ -58,7 +58,7 @@ func staged(ctx context.Context, dir string) ([]string, error) {
 	}
 	var modules []string
 	for _, r := range mod.Replace {
-		if required[r.Old.Path] && strings.HasPrefix(r.New.Path, "./") {
+		if required[r.Old.Path] && strings.HasPrefix(r.New.Path, ".") {
 			modules = append(modules, r.Old.Path)
 		}
 	}

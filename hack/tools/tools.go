@@ -47,9 +47,6 @@ const (
 	containerd = "github.com/containerd/containerd/v2@v2.4.2"
 	ctrdSum    = "h1:p6Qg+xbEz8lvwdhHDx0U469xENvp4LgGBx+E7djXkGw="
 	runcSum    = "h1:eUUowc2WJCnFYzI87C1WqRcu356Dk/wsoi90y+2wEfE="
-	kubernetes = "1.37.2"
-	kubeSum    = "h1:A2VDEiObzkYqFTKhSsn0ZEb0RlLEXpHWj93gi2HqEwE="
-	stagingSum = "49742db6a4bfc83acabd06d176f8eacb"
 )
 
 // Crictl is the client that people use by hand.
@@ -92,23 +89,6 @@ func Containerd() []Tool {
 	return []Tool{
 		{Name: "containerd", Module: containerd, Sum: ctrdSum, Package: "./cmd/containerd"},
 		{Name: "containerd-shim-runc-v2", Module: containerd, Sum: ctrdSum, Package: "./cmd/containerd-shim-runc-v2"},
-	}
-}
-
-// Kubelet is the node's agent, Cricket's client in a cluster. It says v0.0.0-master of
-// itself unless the linker tells it better.
-func Kubelet() Tool {
-	var flags []string
-	minor := strings.Split(kubernetes, ".")[1]
-	for _, pkg := range []string{"k8s.io/component-base/version", "k8s.io/client-go/pkg/version"} {
-		for _, v := range []string{"gitVersion=v" + kubernetes, "gitMajor=1", "gitMinor=" + minor, "gitTreeState=archive"} {
-			flags = append(flags, "-X "+pkg+"."+v)
-		}
-	}
-	return Tool{
-		Name: "kubelet", Module: "k8s.io/kubernetes@v" + kubernetes, Sum: kubeSum, Package: "./cmd/kubelet",
-		Tags: "selinux,notest,grpcnotrace,providerless", LDFlags: strings.Join(flags, " "),
-		Staging: "v" + strings.Replace(kubernetes, "1", "0", 1), StagingSum: stagingSum,
 	}
 }
 

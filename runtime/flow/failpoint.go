@@ -11,9 +11,10 @@ import (
 )
 
 // FailpointFile is the environment variable that names the file in which tests say
-// what shall fail. Its one line is FLOW/STEP/MOMENT=ACTION, where ACTION is error or
-// kill (SIGKILL of this process); the line is used up when it has struck. Beside it,
-// FILE.seen collects the names of all steps that were passed.
+// what shall fail. Its one line is FLOW/STEP/MOMENT=ACTION, where ACTION is error, kill
+// (SIGKILL of this process), slow or hold; the line is used up when it has struck. Beside
+// it, FILE.seen collects the names of all steps that were passed, and FILE.held is there
+// while a step is held: it goes on when somebody removes that.
 const FailpointFile = "CRICKET_FAILPOINTS"
 
 func failpoint(flow, step string, at Moment) error {
@@ -39,6 +40,9 @@ func failpoint(flow, step string, at Moment) error {
 	case "slow":
 		time.Sleep(time.Second)
 		return nil
+	case "hold":
+		hold(file + ".held")
+		return nil
 	}
 	return fmt.Errorf("failpoint %s", name)
 }
@@ -50,4 +54,13 @@ func note(file, name string) {
 	}
 	defer f.Close()
 	fmt.Fprintln(f, name)
+}
+
+// hold lets somebody do something to others at this very step.
+func hold(file string) {
+	err := os.WriteFile(file, nil, 0o600)
+	for err == nil {
+		time.Sleep(2 * time.Millisecond)
+		_, err = os.Lstat(file)
+	}
 }

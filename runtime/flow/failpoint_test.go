@@ -8,6 +8,7 @@ import (
 	"reflect"
 	"strings"
 	"testing"
+	"time"
 )
 
 func TestFailpointStrikesOnceAndUndoes(t *testing.T) {
@@ -36,5 +37,27 @@ func TestFailpointStrikesOnceAndUndoes(t *testing.T) {
 		if !strings.Contains(string(seen), "make/one/before\nmake/one/after\nmake/two/before\n") {
 			t.Errorf("%s: passed steps not noted: %q", at, seen)
 		}
+	}
+}
+
+func TestFailpointHolds(t *testing.T) {
+	file := filepath.Join(t.TempDir(), "failpoints")
+	t.Setenv(FailpointFile, file)
+	if err := os.WriteFile(file, []byte("make/one/before=hold\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	var s script
+	done := make(chan error, 1)
+	go func() { done <- Run(t.Context(), "make", s.step("one", nil, nil)) }()
+	select {
+	case err := <-done:
+		t.Fatalf("the step was not held: %v, log = %v", err, s.log)
+	case <-time.After(100 * time.Millisecond):
+	}
+	if err := os.Remove(file + ".held"); err != nil {
+		t.Fatal(err)
+	}
+	if err := <-done; err != nil || len(s.log) != 1 {
+		t.Errorf("error = %v, log = %v", err, s.log)
 	}
 }

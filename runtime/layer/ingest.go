@@ -55,7 +55,7 @@ func (s *Store) Ingest(ctx context.Context, id digest.Digest, tar io.Reader) err
 // write makes the blob in f and syncs it.
 func (s *Store) write(ctx context.Context, f *os.File, id digest.Digest, tar io.Reader) error {
 	r := newHasher(tar, id.Algorithm())
-	o := erofs.Options{Limits: s.limits, Verify: func() error { return r.verify(id) }}
+	o := erofs.Options{Limits: s.limits, Align: Step, Verify: func() error { return r.verify(id) }}
 	raw, _ := hex.DecodeString(id.Encoded())
 	copy(o.UUID[:], raw)
 	res, err := erofs.Write(ctx, &writeback{f: f}, r, o)
@@ -68,6 +68,9 @@ func (s *Store) write(ctx context.Context, f *os.File, id digest.Digest, tar io.
 	}
 	if res.Dropped > 0 {
 		s.log.Warn("layer has entries that are left out", "layer", id, "count", res.Dropped)
+	}
+	if err := f.Truncate(res.Size); err != nil {
+		return fmt.Errorf("lengthen blob: %w", err)
 	}
 	if err := f.Chmod(0o400); err != nil {
 		return fmt.Errorf("protect blob: %w", err)

@@ -55,6 +55,10 @@ type Store struct {
 	locks       locks // one per layer
 }
 
+// Step is the unit of the files' length, in bytes: what a virtual machine can map as
+// memory. What a file is longer for it occupies no room.
+const Step = 2 << 20
+
 const (
 	blobSuffix = ".erofs"
 	tempPrefix = "ingest-"
@@ -76,6 +80,9 @@ func Open(o Options) (*Store, error) {
 		return nil, err
 	}
 	if err := s.cleanBlobs(); err != nil {
+		return nil, err
+	}
+	if err := s.cleanMerged(); err != nil {
 		return nil, err
 	}
 	if err := makePrivate(s.state); err != nil {
@@ -176,7 +183,7 @@ func (s *Store) Has(id digest.Digest) bool {
 }
 
 // Blob returns the layer's file, to be read only, and its length in bytes, a multiple
-// of 4096. It answers errdefs.ErrNotFound if there is none.
+// of Step. It answers errdefs.ErrNotFound if there is none.
 func (s *Store) Blob(id digest.Digest) (path string, bytes int64, err error) {
 	n, err := name(id)
 	if err != nil {
@@ -226,6 +233,9 @@ func (s *Store) Usage() (bytes, inodes uint64) {
 	for _, e := range entries {
 		add(filepath.Join(s.root, e.Name()))
 	}
+	for _, file := range s.mergedFiles() {
+		add(file)
+	}
 	return bytes, inodes
 }
 
@@ -242,6 +252,9 @@ func (s *Store) Remove(ctx context.Context, id digest.Digest) error {
 	}
 	defer release()
 	if err := s.unmount(n); err != nil {
+		return err
+	}
+	if err := s.removeMerged(id); err != nil {
 		return err
 	}
 	if err := os.Remove(s.blob(n)); err != nil && !errors.Is(err, fs.ErrNotExist) {

@@ -10,7 +10,7 @@ import (
 	"github.com/cricket-cri/cricket/runtime"
 )
 
-// adoptTime is how long a new monitor waits for somebody who knows how a container
+// adoptTime is how long a new monitor waits for a Keeper, which may know how a container
 // ended while there was no monitor, before it calls the exit unknown.
 const adoptTime = 5 * time.Second
 
@@ -38,6 +38,8 @@ func (s *Server) adoptAll() {
 		s.adopt(s.catchUp(r))
 	}
 	s.adoptExecs()
+	s.adoptChildren()
+	s.adoptMirrors()
 	for _, h := range holds {
 		s.adoptHold(h)
 	}
@@ -111,7 +113,7 @@ func (s *Server) adopt(r record) {
 	}
 	pidfd, err := openProcess(r.Init.Pid, r.Init.StartTime)
 	if err != nil {
-		go c.settleLost()
+		go c.settleLost(s.restored)
 		return
 	}
 	c.pidfd = pidfd
@@ -136,14 +138,23 @@ func (c *container) reopenStdin() {
 	c.mu.Unlock()
 }
 
-// settleLost waits for somebody who knows how the container ended.
-func (c *container) settleLost() {
+// settleLost waits for the Keeper, which may know how the container ended. When that has
+// handed over all it had there is nothing more to wait for: monitors that die one after
+// the other must not put the end of a container off for as long as they do.
+func (c *container) settleLost(restored <-chan struct{}) {
 	timer := time.NewTimer(adoptTime)
 	defer timer.Stop()
 	select {
 	case exit := <-c.told:
 		c.settle(exit)
+		return
+	case <-restored:
 	case <-timer.C:
-		c.settle(runtime.Exit{Code: -1, Unknown: true, At: time.Now()})
 	}
+	exit := runtime.Exit{Code: -1, Unknown: true, At: time.Now()}
+	select {
+	case exit = <-c.told:
+	default:
+	}
+	c.settle(exit)
 }

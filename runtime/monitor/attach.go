@@ -80,6 +80,9 @@ func (c *container) update(r *specs.LinuxResources) error {
 	if st := c.state(); st.Phase == runtime.Exited {
 		return fmt.Errorf("update container that is %s: %w", st.Phase, errdefs.ErrFailedPrecondition)
 	}
+	if c.srv.inProcess(c.rec.Request) {
+		return c.executeUpdate(r)
+	}
 	bundle, rt := c.rec.Request.Bundle, c.rec.Request.Runtime
 	file := filepath.Join(bundle, "update-"+strconv.FormatUint(c.srv.calls.Add(1), 10)+".json")
 	b, err := json.Marshal(r)

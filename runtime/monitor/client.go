@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"os"
 	"sync"
 	"time"
 
@@ -23,6 +24,7 @@ type Client struct {
 	dial func(context.Context) (net.Conn, error)
 	// onInput is told before a client brings input to a container.
 	onInput func(id string)
+	buffers buffers // of Log
 }
 
 // NewClient returns a client that reaches its monitor through dial.
@@ -119,6 +121,52 @@ func (c *Client) List(ctx context.Context) (entries []Entry, err error) {
 	return entries, c.call(ctx, "list", "", nil, &entries)
 }
 
+// Spawn starts a program on the host, in a session of its own, with files as its
+// descriptors 3, 4 and so on; it needs a unix socket to pass them, and they stay the
+// caller's. State, Signal, Wait and Delete take its id; SIGKILL and Delete end its
+// descendants too. It goes on when the monitor is killed; an exit that happens while
+// there is none is Unknown.
+func (c *Client) Spawn(ctx context.Context, r SpawnRequest, files []*os.File) (made Created, err error) {
+	body := spawnBody{SpawnRequest: r, Files: len(files)}
+	if err := checkSpawn(body); err != nil {
+		return Created{}, err
+	}
+	return made, c.retry(func() error {
+		conn, err := c.open(ctx, "spawn", r.ID, body)
+		if err != nil {
+			return err
+		}
+		defer conn.Close()
+		stop := context.AfterFunc(ctx, func() { conn.Close() })
+		defer stop()
+		if len(files) > 0 {
+			if err := sendFiles(conn, files); err != nil {
+				return fmt.Errorf("call monitor: %w: %w", errdefs.ErrUnavailable, err)
+			}
+		}
+		if err := readReply(conn, &made); ctx.Err() == nil {
+			return err
+		}
+		return ctx.Err()
+	})
+}
+
+// Mirror begins to bring the log of a container in a guest into a file of this machine,
+// from its beginning; call it when the container has been created there. It goes on when
+// the caller or the monitor dies: every line that the guest has arrives exactly once,
+// unless the file cannot be written. ReopenLog and Delete take the container's id. The
+// same request again is no error.
+func (c *Client) Mirror(ctx context.Context, r MirrorRequest) error {
+	return c.call(ctx, "mirror", r.ID, r, nil)
+}
+
+// FlushLog returns when a mirror is complete: the container has exited and its whole log
+// is in the file. It is errdefs.ErrUnavailable if the rest cannot be had any more, its
+// machine being gone. A guest can delay it as long as ctx lasts.
+func (c *Client) FlushLog(ctx context.Context, id string) error {
+	return c.call(ctx, "flush", id, nil, nil)
+}
+
 // Hold starts a process that keeps new namespaces alive and returns its id.
 func (c *Client) Hold(ctx context.Context, r HoldRequest) (int, error) {
 	var reply holdReply
@@ -162,8 +210,12 @@ const dyingMonitors = 3
 // call makes a call without streams. A monitor that hangs up with the call unread, which
 // is what a reset or a broken pipe says, has done nothing of it: the next one is asked.
 func (c *Client) call(ctx context.Context, op, id string, body, reply any) error {
+	return c.retry(func() error { return c.stream(ctx, op, id, body, runtime.Streams{}, reply) })
+}
+
+func (c *Client) retry(call func() error) error {
 	for n := 1; ; n++ {
-		err := c.stream(ctx, op, id, body, runtime.Streams{}, reply)
+		err := call()
 		if n == dyingMonitors || !errors.Is(err, unix.ECONNRESET) && !errors.Is(err, unix.EPIPE) {
 			return err
 		}

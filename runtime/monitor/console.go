@@ -46,7 +46,7 @@ func (c *consoleSocket) accept() (*os.File, error) {
 	if err := conn.SetDeadline(time.Now().Add(consoleTime)); err != nil {
 		return nil, fmt.Errorf("receive terminal: %w", err)
 	}
-	fds, _, err := receiveFDs(conn, make([]byte, 4096))
+	fds, _, err := receiveFDs(conn, make([]byte, 4096), maxFDs)
 	if err != nil {
 		return nil, fmt.Errorf("receive terminal: %w", err)
 	}
@@ -54,5 +54,6 @@ func (c *consoleSocket) accept() (*os.File, error) {
 		closeFDs(fds)
 		return nil, fmt.Errorf("receive terminal: got %d descriptors, want one", len(fds))
 	}
+	unblock(fds)
 	return os.NewFile(uintptr(fds[0]), "terminal"), nil
 }

@@ -22,6 +22,8 @@ type container struct {
 	srv *Server
 	log *logfile.File
 	tee tee
+	// logged rings when the log may have grown.
+	logged bell
 
 	// starting serializes Start and Delete, which drive the OCI runtime.
 	starting sync.Mutex
@@ -78,8 +80,8 @@ func (c *container) resumeOutput(src *os.File, name string, kind byte, tail []by
 	stream := c.log.Stream(name)
 	stream.Write(tail, time.Now())
 	p, err := startPump(src, &c.srv.buffers,
-		func(b []byte, at time.Time) { stream.Write(b, at); c.tee.write(kind, b) },
-		stream.Flush)
+		func(b []byte, at time.Time) { stream.Write(b, at); c.logged.ring(); c.tee.write(kind, b) },
+		func(at time.Time) { stream.Flush(at); c.logged.ring() })
 	if err != nil {
 		return fmt.Errorf("read %s: %w", name, err)
 	}
@@ -194,8 +196,7 @@ func (c *container) start(ctx context.Context) (at time.Time, err error) {
 
 // runStart lets the OCI runtime start the container and notes that it did.
 func (c *container) runStart() (time.Time, error) {
-	rt := c.rec.Request.Runtime
-	if err := c.srv.call(rt, c.rec.Request.Bundle, func(log string) []string { return rt.Start(log, c.rec.Request.ID) }); err != nil {
+	if err := c.callStart(); err != nil {
 		return time.Time{}, err
 	}
 	c.mu.Lock()
@@ -205,6 +206,14 @@ func (c *container) runStart() (time.Time, error) {
 		c.rec.Phase = runtime.Running
 	}
 	return c.rec.StartedAt, nil
+}
+
+func (c *container) callStart() error {
+	req, rt := c.rec.Request, c.rec.Request.Runtime
+	if c.srv.inProcess(req) {
+		return c.executeStart()
+	}
+	return c.srv.call(rt, req.Bundle, func(log string) []string { return rt.Start(log, req.ID) })
 }
 
 // signal sends sig to init; SIGKILL ends everything in the cgroup.
@@ -232,13 +241,16 @@ func (c *container) signal(sig unix.Signal) error {
 func (c *container) remove(ctx context.Context) error {
 	c.starting.Lock()
 	defer c.starting.Unlock()
-	req := c.rec.Request
+	req, inline := c.rec.Request, c.rec.Inline
 	return flow.Run(context.WithoutCancel(ctx), "delete container",
 		flow.Step{Name: "kill processes", Do: func(context.Context) error { return c.signal(unix.SIGKILL) }},
 		flow.Step{Name: "delete from runtime", Do: c.runDelete},
 		flow.Step{Name: "remove files", Do: func(context.Context) error {
 			c.release()
 			removeFiles(req.Bundle)
+			if inline {
+				return removeBundle(req)
+			}
 			return nil
 		}},
 		flow.Step{Name: "remove record", Do: func(context.Context) error { return c.srv.shelf.remove(req.ID, recordSuffix) }})
@@ -246,15 +258,25 @@ func (c *container) remove(ctx context.Context) error {
 
 // runDelete returns when the OCI runtime has forgotten the container and it has exited.
 func (c *container) runDelete(ctx context.Context) error {
-	req, rt := c.rec.Request, c.rec.Request.Runtime
-	err := c.srv.call(rt, req.Bundle, func(log string) []string { return rt.Delete(log, req.ID) })
-	if err != nil && !goneMessage(err) {
+	if err := c.callDelete(); err != nil {
 		return err
 	}
 	ctx, cancel := context.WithTimeout(ctx, killTime)
 	defer cancel()
 	if _, err := c.wait(ctx); err != nil {
 		return fmt.Errorf("wait for the end of a killed container: %w", err)
+	}
+	return nil
+}
+
+func (c *container) callDelete() error {
+	req, rt := c.rec.Request, c.rec.Request.Runtime
+	if c.srv.inProcess(req) {
+		return executorError("delete", c.srv.executor.Delete(req.ID))
+	}
+	err := c.srv.call(rt, req.Bundle, func(log string) []string { return rt.Delete(log, req.ID) })
+	if err != nil && !goneMessage(err) {
+		return err
 	}
 	return nil
 }

@@ -134,7 +134,11 @@ func TestExitWhileThereIsNoMonitor(t *testing.T) {
 			if err := keeper.Restore(t.Context()); err != nil {
 				t.Fatal(err)
 			}
+			began := time.Now()
 			exit := n.wait(req.ID)
+			if took := time.Since(began); took > adoptTime/2 {
+				t.Errorf("the exit is said %s after a keeper that has no more to say", took)
+			}
 			if kept && (exit.Code != 4 || exit.Unknown) {
 				t.Errorf("with a keeper: %+v, want 4", exit)
 			}

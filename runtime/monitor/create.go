@@ -2,7 +2,6 @@ package monitor
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"os"
@@ -28,17 +27,18 @@ type creation struct {
 	c       *container
 	child   childStreams
 	console *consoleSocket
+	process Process // of an Executor
 	began   time.Time
 	ended   <-chan status
 }
 
-func checkCreate(r CreateRequest) error {
+func (s *Server) checkCreate(r CreateRequest) error {
 	switch {
 	case !validID(r.ID):
 		return fmt.Errorf("check id: %w", errdefs.ErrInvalidArgument)
 	case !filepath.IsAbs(r.Bundle):
 		return fmt.Errorf("check bundle: not an absolute path: %w", errdefs.ErrInvalidArgument)
-	case !filepath.IsAbs(r.Runtime.Path):
+	case !s.inProcess(r) && !filepath.IsAbs(r.Runtime.Path):
 		return fmt.Errorf("check runtime: not an absolute path: %w", errdefs.ErrInvalidArgument)
 	}
 	return nil
@@ -58,11 +58,13 @@ func validID(id string) bool {
 }
 
 func (s *Server) create(ctx context.Context, req CreateRequest) (Created, error) {
-	if err := checkCreate(req); err != nil {
+	if err := s.checkCreate(req); err != nil {
 		return Created{}, err
 	}
 	n := &creation{srv: s, req: req, began: time.Now()}
-	n.c = s.newContainer(record{Request: req, Boot: s.boot, Phase: runtime.Created})
+	noted := req
+	noted.Spec = nil // it is in the bundle
+	n.c = s.newContainer(record{Request: noted, Boot: s.boot, Phase: runtime.Created, Inline: req.Spec != nil})
 	if !s.reserve(req.ID, n.c) {
 		n.c.closeLog()
 		return Created{}, fmt.Errorf("create container: %w", errdefs.ErrAlreadyExists)
@@ -74,6 +76,7 @@ func (s *Server) create(ctx context.Context, req CreateRequest) (Created, error)
 			Do:   func(context.Context) error { return n.c.save() },
 			Undo: func(context.Context) error { return s.shelf.remove(req.ID, recordSuffix) },
 		},
+		flow.Step{Name: "write bundle", Do: n.writeBundle, Undo: n.removeBundle},
 		flow.Step{Name: "open streams", Do: n.openStreams, Undo: n.closeStreams},
 		flow.Step{Name: "run runtime", Do: n.runRuntime, Undo: n.deleteRuntime},
 		flow.Step{Name: "find init", Do: n.findInit},
@@ -99,10 +102,12 @@ func (n *creation) openStreams(ctx context.Context) (err error) {
 		return err
 	}
 	if n.req.Terminal {
-		n.console, err = n.srv.listenConsole()
+		if !n.srv.inProcess(n.req) {
+			n.console, err = n.srv.listenConsole()
+		}
 		return err
 	}
-	uid, gid, err := streamOwner(n.req.Bundle)
+	uid, gid, err := streamOwner(n.req.Spec, n.req.Bundle)
 	if err != nil {
 		return err
 	}
@@ -182,9 +187,8 @@ func removeFiles(bundle string) {
 }
 
 func (n *creation) runRuntime(ctx context.Context) error {
-	overlays := n.req.Overlays
-	if n.req.Rootfs.Target != "" {
-		overlays = append([]Overlay{n.req.Rootfs}, overlays...)
+	if n.srv.inProcess(n.req) {
+		return n.execute()
 	}
 	console := ""
 	if n.console != nil {
@@ -192,7 +196,7 @@ func (n *creation) runRuntime(ctx context.Context) error {
 	}
 	pid := filepath.Join(n.req.Bundle, pidFile)
 	rt := n.req.Runtime
-	err := n.srv.callWith(rt, n.req.Bundle, overlays, &n.child, func(log string) []string {
+	err := n.srv.callWith(rt, n.req.Bundle, n.overlays(), &n.child, func(log string) []string {
 		return rt.Create(log, n.req.Bundle, pid, console, n.req.ID)
 	})
 	if err != nil {
@@ -202,6 +206,9 @@ func (n *creation) runRuntime(ctx context.Context) error {
 }
 
 func (n *creation) deleteRuntime(ctx context.Context) error {
+	if n.srv.inProcess(n.req) {
+		return executorError("delete", n.srv.executor.Delete(n.req.ID))
+	}
 	rt := n.req.Runtime
 	err := n.srv.call(rt, n.req.Bundle, func(log string) []string { return rt.Delete(log, n.req.ID) })
 	if err != nil && !goneMessage(err) {
@@ -211,7 +218,7 @@ func (n *creation) deleteRuntime(ctx context.Context) error {
 }
 
 func (n *creation) findInit(context.Context) error {
-	pid, err := readPidFile(filepath.Join(n.req.Bundle, pidFile))
+	pid, err := n.initPid()
 	if err != nil {
 		return err
 	}
@@ -225,15 +232,24 @@ func (n *creation) findInit(context.Context) error {
 	if n.c.pidfd, err = openProcess(pid, st.start); err != nil {
 		return err
 	}
-	if n.console == nil {
-		return nil
+	master := n.process.Terminal
+	if n.console != nil {
+		if master, err = n.console.accept(); err != nil {
+			return err
+		}
 	}
-	master, err := n.console.accept()
-	if err != nil {
-		return err
+	if master == nil {
+		return nil
 	}
 	n.c.console = master
 	return n.c.addOutput(master, "stdout", frameStdout)
+}
+
+func (n *creation) initPid() (int, error) {
+	if n.process.Pid != 0 {
+		return n.process.Pid, nil
+	}
+	return readPidFile(filepath.Join(n.req.Bundle, pidFile))
 }
 
 func readPidFile(path string) (int, error) {
@@ -248,15 +264,12 @@ func readPidFile(path string) (int, error) {
 	return pid, nil
 }
 
-// streamOwner finds the container's user as the host sees it.
-func streamOwner(bundle string) (uid, gid int, err error) {
-	var spec specs.Spec
-	b, err := os.ReadFile(filepath.Join(bundle, "config.json"))
+// streamOwner finds the container's user as the host sees it. The specification is the
+// bundle's; nil has it read from there.
+func streamOwner(brought *specs.Spec, bundle string) (uid, gid int, err error) {
+	spec, err := specOf(brought, bundle)
 	if err != nil {
-		return 0, 0, fmt.Errorf("read bundle: %w: %w", errdefs.ErrInvalidArgument, err)
-	}
-	if err := json.Unmarshal(b, &spec); err != nil {
-		return 0, 0, fmt.Errorf("read bundle: %w: %w", errdefs.ErrInvalidArgument, err)
+		return 0, 0, err
 	}
 	if spec.Process == nil {
 		return 0, 0, fmt.Errorf("read bundle: no process: %w", errdefs.ErrInvalidArgument)

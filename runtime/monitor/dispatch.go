@@ -30,14 +30,27 @@ func (s *Server) dispatch(ctx context.Context, conn net.Conn, req request) (any,
 		return Info{Version: Version, Oldest: Oldest, Pid: os.Getpid(), BootID: s.boot}, nil
 	case "list":
 		return s.list(), nil
+	case "restored":
+		s.restoredOnce.Do(func() { close(s.restored) })
+		return nil, nil
 	case "create":
 		return with(req, func(r CreateRequest) (Created, error) { return s.create(ctx, r) })
 	case "delete":
 		return nil, s.remove(ctx, req.ID)
+	case "spawn":
+		return with(req, func(r spawnBody) (Created, error) { return s.spawnFrom(ctx, conn, r) })
+	case "mirror":
+		return with(req, func(r MirrorRequest) (any, error) { return nil, s.mirror(r) })
 	case "hold":
 		return with(req, func(r HoldRequest) (holdReply, error) { return s.hold(ctx, r) })
 	case "release":
 		return nil, s.release(req.ID)
+	}
+	if p := s.findChild(req.ID); p != nil {
+		return p.dispatch(ctx, conn, req)
+	}
+	if m := s.findMirror(req.ID); m != nil {
+		return m.dispatch(ctx, conn, req)
 	}
 	c, err := s.find(req.ID)
 	if err != nil {
@@ -57,6 +70,8 @@ func (s *Server) dispatch(ctx context.Context, conn net.Conn, req request) (any,
 		return c.wait(ctx)
 	case "reopen":
 		return nil, c.log.Reopen()
+	case "log":
+		return with(req, func(r LogRequest) (any, error) { return nil, c.streamLog(ctx, conn, r) })
 	case "update":
 		return with(req, func(r specs.LinuxResources) (any, error) { return nil, c.update(&r) })
 	case "keep":
@@ -69,6 +84,36 @@ func (s *Server) dispatch(ctx context.Context, conn net.Conn, req request) (any,
 		return with(req, func(r attachRequest) (any, error) { return nil, c.attach(ctx, conn, r) })
 	}
 	return nil, fmt.Errorf("serve call %q: %w", req.Op, errdefs.ErrNotImplemented)
+}
+
+// dispatch does what a request asks of a process that Spawn started.
+func (p *child) dispatch(ctx context.Context, conn net.Conn, req request) (any, error) {
+	switch req.Op {
+	case "state":
+		return p.state(), nil
+	case "signal":
+		return with(req, func(r signalRequest) (any, error) { return nil, p.signal(r.Signal) })
+	case "wait":
+		ctx, cancel := untilGone(ctx, conn)
+		defer cancel()
+		return p.wait(ctx)
+	}
+	return nil, fmt.Errorf("call %q on a process that is no container: %w", req.Op, errdefs.ErrFailedPrecondition)
+}
+
+// dispatch does what a request asks of a mirror.
+func (m *mirror) dispatch(ctx context.Context, conn net.Conn, req request) (any, error) {
+	switch req.Op {
+	case "state":
+		return m.state(), nil
+	case "reopen":
+		return nil, m.reopen()
+	case "flush":
+		ctx, cancel := untilGone(ctx, conn)
+		defer cancel()
+		return nil, m.flush(ctx)
+	}
+	return nil, fmt.Errorf("call %q on the mirror of a log: %w", req.Op, errdefs.ErrFailedPrecondition)
 }
 
 // with decodes the body of a request.

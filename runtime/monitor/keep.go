@@ -68,7 +68,7 @@ func (c *container) adopt(conn net.Conn, r adoptRequest) error {
 		return fmt.Errorf("adopt descriptors: %w", errdefs.ErrInvalidArgument)
 	}
 	conn.SetReadDeadline(time.Now().Add(headerTime))
-	fds, _, err := receiveFDs(u, make([]byte, 1))
+	fds, _, err := receiveFDs(u, make([]byte, 1), maxFDs)
 	if err != nil {
 		return fmt.Errorf("adopt descriptors: %w", err)
 	}
@@ -76,6 +76,7 @@ func (c *container) adopt(conn net.Conn, r adoptRequest) error {
 		closeFDs(fds)
 		return fmt.Errorf("adopt descriptors: %d instead of %d: %w", len(fds), len(r.FDs), errdefs.ErrInvalidArgument)
 	}
+	unblock(fds)
 	var process *os.File
 	for i, name := range r.FDs {
 		f := os.NewFile(uintptr(fds[i]), name)

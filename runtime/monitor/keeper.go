@@ -125,7 +125,14 @@ func (k *Keeper) Restore(ctx context.Context) error {
 	for _, id := range gone {
 		k.Forget(id)
 	}
-	return errors.Join(errs...)
+	if len(errs) > 0 {
+		return errors.Join(errs...)
+	}
+	// From now on nobody is waited for. Monitors that do not know the call wait in vain.
+	if err := k.client.call(ctx, "restored", "", nil, nil); err != nil && !errdefs.IsInvalidArgument(err) && !errdefs.IsNotImplemented(err) {
+		return fmt.Errorf("restore monitor: %w", err)
+	}
+	return nil
 }
 
 // dropInput lets the end of input reach a container: a duplicate would prevent it.
@@ -156,10 +163,11 @@ func (k *Keeper) fetch(ctx context.Context, id string) (*duplicates, error) {
 		return nil, fmt.Errorf("keep descriptors over %T: %w", conn, errdefs.ErrNotImplemented)
 	}
 	first := make([]byte, 1)
-	fds, n, err := receiveFDs(u, first)
+	fds, n, err := receiveFDs(u, first, maxFDs)
 	if err != nil || n == 0 {
 		return nil, fmt.Errorf("keep descriptors: %w", errors.Join(errdefs.ErrUnavailable, err))
 	}
+	unblock(fds)
 	d := &duplicates{fds: fds}
 	var rest io.Reader = u
 	if first[0] != fdsFollow { // no descriptors: this was the reply's first byte

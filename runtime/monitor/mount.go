@@ -48,15 +48,24 @@ func mountOverlay(bundle string, n int, o Overlay) error {
 		return err
 	}
 	defer unix.Close(tree)
-	if o.SubPath != "" {
-		sub, err := openSub(tree, o.SubPath)
-		if err != nil {
-			return err
-		}
-		defer unix.Close(sub)
-		tree = sub
+	if err := moveMount(tree, target); err != nil || o.SubPath == "" {
+		return err
 	}
-	return moveMount(tree, target)
+	return narrow(tree, o.SubPath, target)
+}
+
+// narrow replaces a tree that is attached at target by a directory in it. Before Linux 6.15
+// only what is attached can be cloned.
+func narrow(tree int, path, target string) error {
+	sub, err := openSub(tree, path)
+	if err != nil {
+		return err
+	}
+	defer unix.Close(sub)
+	if err := unix.Unmount(target, unix.MNT_DETACH); err != nil {
+		return fmt.Errorf("detach the whole image: %w", err)
+	}
+	return moveMount(sub, target)
 }
 
 func moveMount(tree int, target string) error {
@@ -182,7 +191,7 @@ func cloneMount(path string, attr *unix.MountAttr) (int, error) {
 	return tree, nil
 }
 
-// openSub returns a detached mount of a directory in a tree. Symbolic links in the
+// openSub returns a detached mount of a directory in an attached tree. Symbolic links in the
 // tree, which an image wrote, cannot lead out of it.
 func openSub(tree int, path string) (int, error) {
 	how := &unix.OpenHow{Flags: unix.O_PATH | unix.O_CLOEXEC, Resolve: unix.RESOLVE_IN_ROOT}

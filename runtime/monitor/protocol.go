@@ -1,17 +1,15 @@
 package monitor
 
 import (
-	"context"
 	"encoding/json"
-	"errors"
 	"time"
 
-	"github.com/containerd/errdefs"
 	"github.com/opencontainers/runtime-spec/specs-go"
 	"golang.org/x/sys/unix"
 
 	"github.com/cricket-cri/cricket/runtime"
 	"github.com/cricket-cri/cricket/runtime/oci"
+	"github.com/cricket-cri/cricket/runtime/wirekind"
 )
 
 // Version is the protocol that this package speaks; Oldest the lowest one that it
@@ -47,13 +45,16 @@ type Info struct {
 	BootID  string `json:"bootID"`
 }
 
-// CreateRequest describes a container whose bundle lies ready.
+// CreateRequest describes a container whose bundle lies ready, or comes with it.
 type CreateRequest struct {
 	ID string `json:"id"`
 	// Sandbox is whose container this is: List tells it, nothing else depends on it.
 	Sandbox string `json:"sandbox,omitempty"`
 	// Bundle is the absolute path of the OCI bundle, with its config.json.
-	Bundle  string      `json:"bundle"`
+	Bundle string `json:"bundle"`
+	// Spec, if set, becomes the bundle's config.json. The bundle is made if it is
+	// missing; Delete removes both, the bundle if nothing else is in it.
+	Spec    *specs.Spec `json:"spec,omitempty"`
 	Runtime oci.Runtime `json:"runtime"`
 	// Rootfs is mounted at its Target below the bundle, for the container alone; with
 	// an empty Target the bundle's root is there already. Overlays likewise.
@@ -101,17 +102,63 @@ type Created struct {
 
 // Entry is one thing that a monitor supervises.
 type Entry struct {
-	// Kind is empty for a container, or KindHold. Later monitors may know more kinds.
+	// Kind is empty for a container. Later monitors may know more kinds.
 	Kind string `json:"kind,omitempty"`
 	ID   string `json:"id"`
-	// Sandbox, Bundle and State are those of a container.
+	// Sandbox, Bundle and State are those of a container; a process has no Bundle.
 	Sandbox string        `json:"sandbox,omitempty"`
 	Bundle  string        `json:"bundle"`
 	State   runtime.State `json:"state"`
 }
 
-// KindHold is the Kind of what Hold made and Release ends.
-const KindHold = "hold"
+// Kinds of what is no container.
+const (
+	KindHold    = "hold"    // what Hold made and Release ends
+	KindProcess = "process" // what Spawn started
+	KindMirror  = "mirror"  // what Mirror began
+)
+
+// MirrorRequest asks for the log of a container in a guest, whose monitor has it, to be
+// brought into a file of this machine.
+type MirrorRequest struct {
+	// ID is the container's, in the guest and here.
+	ID string `json:"id"`
+	// Sandbox is whose log this is: List tells it, nothing else depends on it.
+	Sandbox string `json:"sandbox,omitempty"`
+	// Socket is the unix socket of the channel (runtime/mux) on which the guest offers
+	// its monitor as GuestService. All mirrors of a socket share one connection; nobody
+	// else may use it.
+	Socket  string `json:"socket"`
+	LogPath string `json:"logPath"`
+	// MaxLogLine is that of the container; longer lines are rejected.
+	MaxLogLine int `json:"maxLogLine,omitempty"`
+	// MaxBytes bounds the file until ReopenLog makes a new one: what is more is dropped.
+	// 0 is no limit.
+	MaxBytes int64 `json:"maxBytes,omitempty"`
+	// MaxRate bounds, in bytes a second, what is taken from the guest, of all its logs
+	// together; 0 is 64 MiB. Where mirrors of a guest differ the last one counts.
+	MaxRate int64 `json:"maxRate,omitempty"`
+}
+
+// SpawnRequest describes a program of the host that is to outlive its caller. Its ID is
+// one among those of the containers.
+type SpawnRequest struct {
+	ID string `json:"id"`
+	// Sandbox is whose process this is: List tells it, nothing else depends on it.
+	Sandbox string `json:"sandbox,omitempty"`
+	// Args are the program's absolute path and its arguments; Env is all of its
+	// environment.
+	Args []string `json:"args"`
+	Env  []string `json:"env,omitempty"`
+	// Dir is the working directory; empty for /.
+	Dir string `json:"dir,omitempty"`
+	// Cgroup exists, below the hierarchies' roots; the program begins in it. Empty for
+	// the monitor's own.
+	Cgroup string `json:"cgroup,omitempty"`
+	// LogPath is a plain file for standard output and error, of which it keeps the
+	// beginning and the end, at most 1 MiB together. Empty discards them.
+	LogPath string `json:"logPath,omitempty"`
+}
 
 // ExecRequest describes one more process in a running container.
 type ExecRequest struct {
@@ -151,31 +198,6 @@ type holdReply struct {
 	Pid int `json:"pid"`
 }
 
-// kinds are the errors that keep their kind across the connection.
-func kinds() map[string]error {
-	return map[string]error{
-		"not_found":           errdefs.ErrNotFound,
-		"already_exists":      errdefs.ErrAlreadyExists,
-		"invalid_argument":    errdefs.ErrInvalidArgument,
-		"failed_precondition": errdefs.ErrFailedPrecondition,
-		"unavailable":         errdefs.ErrUnavailable,
-		"resource_exhausted":  errdefs.ErrResourceExhausted,
-		"unimplemented":       errdefs.ErrNotImplemented,
-		"permission_denied":   errdefs.ErrPermissionDenied,
-		"canceled":            context.Canceled,
-		"deadline_exceeded":   context.DeadlineExceeded,
-	}
-}
-
-func kindOf(err error) string {
-	for name, kind := range kinds() {
-		if errors.Is(err, kind) {
-			return name
-		}
-	}
-	return "internal"
-}
-
 // remoteError is an error that happened in the monitor.
 type remoteError struct {
 	kind error
@@ -189,9 +211,5 @@ func (r *response) err() error {
 	if r.Kind == "" && r.Error == "" {
 		return nil
 	}
-	kind, ok := kinds()[r.Kind]
-	if !ok {
-		kind = errdefs.ErrInternal
-	}
-	return &remoteError{kind: kind, text: r.Error}
+	return &remoteError{kind: wirekind.Named(r.Kind), text: r.Error}
 }

@@ -63,7 +63,6 @@ func (r *reaper) run() {
 func (r *reaper) reap() {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	now := time.Now()
 	for {
 		var ws unix.WaitStatus
 		pid, err := unix.Wait4(-1, &ws, unix.WNOHANG|unix.WALL, nil)
@@ -73,10 +72,12 @@ func (r *reaper) reap() {
 		if err != nil || pid <= 0 {
 			break
 		}
-		r.ended(pid, status{code: codeOf(ws), at: now})
+		// The time is that of each child: one that was started and ended while this loop was
+		// busy with others would look older than its own start, and claim would drop it.
+		r.ended(pid, status{code: codeOf(ws), at: time.Now()})
 	}
 	for pid, s := range r.unclaimed {
-		if now.Sub(s.at) > unclaimedFor {
+		if time.Since(s.at) > unclaimedFor {
 			delete(r.unclaimed, pid)
 		}
 	}

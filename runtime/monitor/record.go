@@ -24,6 +24,8 @@ type record struct {
 	Exit      runtime.Exit  `json:"exit"`
 	// InputEnded: the standard input of a StdinOnce container was closed.
 	InputEnded bool `json:"inputEnded,omitempty"`
+	// Inline: the request brought its specification, which is in the bundle now.
+	Inline bool `json:"inline,omitempty"`
 }
 
 // hold is the record of a process that keeps namespaces.

@@ -62,7 +62,7 @@ func (s *Server) end() {
 
 // interruptible calls lose nothing when their connection breaks.
 func interruptible(op string) bool {
-	return slices.Contains([]string{"hello", "list", "state", "wait", "attach"}, op)
+	return slices.Contains([]string{"hello", "list", "state", "wait", "attach", "log", "flush"}, op)
 }
 
 // freeze refuses new calls and waits for those under way. ErrFailedPrecondition if
@@ -107,6 +107,12 @@ func (s *Server) pack() map[string]handoffItem {
 		if c.running() {
 			items[id] = c.pack()
 		}
+	}
+	for _, p := range s.children {
+		p.pack()
+	}
+	for _, m := range s.mirrors {
+		m.pack() // the next program goes on from the position
 	}
 	return items
 }

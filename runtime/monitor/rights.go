@@ -3,18 +3,19 @@ package monitor
 import (
 	"fmt"
 	"net"
+	"os"
 
 	"github.com/containerd/errdefs"
 	"golang.org/x/sys/unix"
 )
 
-// maxFDs is how many descriptors one message may carry: pidfd, terminal, input.
+// maxFDs is how many descriptors are kept of a container: pidfd, terminal, input.
 const maxFDs = 4
 
-// receiveFDs reads one message with the descriptors that come with it, which are made
-// non-blocking and closed on exec.
-func receiveFDs(conn *net.UnixConn, buf []byte) (fds []int, n int, err error) {
-	control := make([]byte, unix.CmsgSpace(maxFDs*4))
+// receiveFDs reads one message with the descriptors that come with it, at most limit,
+// which are made closed on exec.
+func receiveFDs(conn *net.UnixConn, buf []byte, limit int) (fds []int, n int, err error) {
+	control := make([]byte, unix.CmsgSpace(limit*4))
 	n, oobn, flags, _, err := conn.ReadMsgUnix(buf, control)
 	if err != nil {
 		return nil, 0, err
@@ -29,8 +30,7 @@ func receiveFDs(conn *net.UnixConn, buf []byte) (fds []int, n int, err error) {
 			continue // credentials, say
 		}
 		for _, fd := range got {
-			unix.CloseOnExec(fd)
-			_ = unix.SetNonblock(fd, true) // of an open descriptor it cannot fail
+			unix.CloseOnExec(fd) // Go's own recvmsg asks for it already
 		}
 		fds = append(fds, got...)
 	}
@@ -53,6 +53,39 @@ func sendFDs(conn net.Conn, fds []int) error {
 		return fmt.Errorf("send descriptors: %w", err)
 	}
 	return nil
+}
+
+// sendFiles sends the descriptors of files, which stay as they are.
+func sendFiles(conn net.Conn, files []*os.File) error {
+	fds := make([]int, 0, len(files))
+	// One callback within the other: a number is valid only in there.
+	var send func(rest []*os.File) error
+	send = func(rest []*os.File) error {
+		if len(rest) == 0 {
+			return sendFDs(conn, fds)
+		}
+		raw, err := rest[0].SyscallConn()
+		if err != nil {
+			return fmt.Errorf("send descriptors: %w", err)
+		}
+		var failed error
+		err = raw.Control(func(fd uintptr) {
+			fds = append(fds, int(fd))
+			failed = send(rest[1:])
+		})
+		if err != nil {
+			return fmt.Errorf("send descriptors: %w", err)
+		}
+		return failed
+	}
+	return send(files)
+}
+
+// unblock makes descriptors fit for waiting. It is shared with whoever sent them.
+func unblock(fds []int) {
+	for _, fd := range fds {
+		_ = unix.SetNonblock(fd, true) // of an open descriptor it cannot fail
+	}
 }
 
 func closeFDs(fds []int) {

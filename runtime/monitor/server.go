@@ -18,6 +18,7 @@ import (
 
 	"github.com/cricket-cri/cricket/runtime"
 	"github.com/cricket-cri/cricket/runtime/logfile"
+	"github.com/cricket-cri/cricket/runtime/wirekind"
 )
 
 // Options configure a Server.
@@ -27,7 +28,12 @@ type Options struct {
 	// PodInit is the command line of the process that Hold starts. It defaults to this
 	// program with the argument pod-init. The pod's id is appended.
 	PodInit []string
-	Log     *slog.Logger
+	// Executor, if set, runs the containers whose request names no OCI runtime.
+	Executor Executor
+	// Boot tells this kernel's records from an earlier one's; empty for the kernel's own
+	// boot id, which the copies of a virtual machine have in common.
+	Boot string
+	Log  *slog.Logger
 
 	handoff *handoff
 }
@@ -35,21 +41,30 @@ type Options struct {
 // Server supervises containers. There can be one in a process: it waits for all
 // children of the process.
 type Server struct {
-	log     *slog.Logger
-	shelf   shelf
-	dir     *os.File
-	boot    string
-	podInit []string
-	reaper  *reaper
-	logs    logfile.Set
-	buffers buffers
-	calls   atomic.Uint64
-	upgrade chan struct{} // has room for one
-	work    sync.WaitGroup
+	log      *slog.Logger
+	shelf    shelf
+	dir      *os.File
+	boot     string
+	podInit  []string
+	executor Executor // nil without
+	reaper   *reaper
+	logs     logfile.Set
+	buffers  buffers
+	calls    atomic.Uint64
+	upgrade  chan struct{} // has room for one
+	work     sync.WaitGroup
+	// restored is closed when a Keeper has handed over all that it had.
+	restored     chan struct{}
+	restoredOnce sync.Once
+
+	mirroring sync.Mutex // serializes the beginning of mirrors
 
 	mu         sync.Mutex
 	containers map[string]*container
-	pending    map[string]bool // being created
+	pending    map[string]chan struct{} // being created, closed when that has ended
+	children   map[string]*child
+	mirrors    map[string]*mirror
+	channels   map[string]*channel // by socket
 	holds      map[string]*held
 	conns      map[net.Conn]struct{}
 	closed     bool
@@ -76,18 +91,21 @@ func NewServer(o Options) (*Server, error) {
 	if err := unix.Prctl(unix.PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0); err != nil {
 		return nil, fmt.Errorf("become subreaper: %w", err)
 	}
-	boot, err := bootID()
-	if err != nil {
-		return nil, err
+	boot := o.Boot
+	if boot == "" {
+		if boot, err = bootID(); err != nil {
+			return nil, err
+		}
 	}
 	dir, err := os.Open(state)
 	if err != nil {
 		return nil, fmt.Errorf("open state directory: %w", err)
 	}
 	s := &Server{
-		log: o.Log, shelf: shelf{dir: state}, dir: dir, upgrade: make(chan struct{}, 1), boot: boot, podInit: o.PodInit, reaper: startReaper(),
-		containers: make(map[string]*container), pending: make(map[string]bool),
-		holds: make(map[string]*held), conns: make(map[net.Conn]struct{}),
+		log: o.Log, shelf: shelf{dir: state}, dir: dir, upgrade: make(chan struct{}, 1), boot: boot, podInit: o.PodInit, executor: o.Executor, reaper: startReaper(),
+		containers: make(map[string]*container), pending: make(map[string]chan struct{}), children: make(map[string]*child),
+		mirrors: make(map[string]*mirror), channels: make(map[string]*channel),
+		holds: make(map[string]*held), conns: make(map[net.Conn]struct{}), restored: make(chan struct{}),
 	}
 	if o.handoff != nil {
 		s.handoff = o.handoff.Containers
@@ -183,7 +201,7 @@ func respond(conn net.Conn, body any, err error) {
 		r.Body, err = json.Marshal(body)
 	}
 	if err != nil {
-		r.Kind, r.Error = kindOf(err), err.Error()
+		r.Kind, r.Error = wirekind.Of(err), err.Error()
 	}
 	conn.SetWriteDeadline(time.Now().Add(headerTime))
 	_ = writeJSON(conn, frameHeader, r) // the client is gone: nobody to tell
@@ -213,7 +231,7 @@ func (s *Server) find(id string) (*container, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	c, ok := s.containers[id]
-	if !ok || s.pending[id] {
+	if !ok || s.pending[id] != nil {
 		return nil, fmt.Errorf("find container: %w", errdefs.ErrNotFound)
 	}
 	return c, nil
@@ -222,24 +240,32 @@ func (s *Server) find(id string) (*container, error) {
 func (s *Server) reserve(id string, c *container) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if _, taken := s.containers[id]; taken {
+	if s.taken(id) {
 		return false
 	}
-	s.containers[id], s.pending[id] = c, true
+	s.containers[id], s.pending[id] = c, make(chan struct{})
 	return true
 }
 
 func (s *Server) publish(c *container) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	delete(s.pending, c.rec.Request.ID)
+	s.settlePending(c.rec.Request.ID)
 }
 
 func (s *Server) forget(id string) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	delete(s.containers, id)
-	delete(s.pending, id)
+	s.settlePending(id)
+}
+
+// settlePending is called with mu held.
+func (s *Server) settlePending(id string) {
+	if made, ok := s.pending[id]; ok {
+		close(made)
+		delete(s.pending, id)
+	}
 }
 
 // watch settles the container when its init ends: the end of our own child, or of a
@@ -261,10 +287,20 @@ func (s *Server) list() []Entry {
 	defer s.mu.Unlock()
 	entries := []Entry{}
 	for id, c := range s.containers {
-		if !s.pending[id] {
+		if s.pending[id] == nil {
 			r := &c.rec.Request // never changes
 			entries = append(entries, Entry{ID: id, Sandbox: r.Sandbox, Bundle: r.Bundle, State: c.state()})
 		}
+	}
+	for _, p := range s.children {
+		select {
+		case <-p.settled:
+			entries = append(entries, p.listed())
+		default:
+		}
+	}
+	for id, m := range s.mirrors {
+		entries = append(entries, Entry{Kind: KindMirror, ID: id, Sandbox: m.rec.Request.Sandbox, State: m.state()})
 	}
 	for id, h := range s.holds {
 		if h.complete() {
@@ -274,16 +310,34 @@ func (s *Server) list() []Entry {
 	return entries
 }
 
+// createTime is how long a call that deletes a container waits for its creation to end.
+const createTime = 10 * time.Second
+
 func (s *Server) remove(ctx context.Context, id string) error {
 	s.mu.Lock()
 	c, ok := s.containers[id]
+	p, m := s.children[id], s.mirrors[id]
 	pending := s.pending[id]
 	s.mu.Unlock()
+	switch {
+	case p != nil:
+		return p.remove(ctx)
+	case m != nil:
+		return m.remove()
+	}
 	if !ok {
 		return nil
 	}
-	if pending {
-		return fmt.Errorf("delete container that is being created: %w", errdefs.ErrFailedPrecondition)
+	if pending != nil {
+		// Whoever asked for it has died, or it would not be deleted: nobody else waits.
+		select {
+		case <-pending:
+			return s.remove(ctx, id)
+		case <-ctx.Done():
+			return ctx.Err()
+		case <-time.After(createTime):
+			return fmt.Errorf("delete container that is being created: %w", errdefs.ErrFailedPrecondition)
+		}
 	}
 	if err := c.remove(ctx); err != nil {
 		return err

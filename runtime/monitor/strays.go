@@ -83,6 +83,11 @@ func (s *Server) undoCreation(r record) error {
 		}
 	}
 	removeFiles(r.Request.Bundle)
+	if r.Inline {
+		if err := removeBundle(r.Request); err != nil {
+			return fmt.Errorf("undo creation of container: %w", err)
+		}
+	}
 	return s.shelf.remove(id, recordSuffix)
 }
 

@@ -16,22 +16,28 @@ import (
 // vanishes with the thread, unless a process started by fn keeps it. Mounts of the
 // copy stay peers of the host's, so that what is mounted later reaches containers.
 func inPrivateMounts(fn func() error) error {
+	return onOwnThread(func() error {
+		if err := unix.Unshare(unix.CLONE_NEWNS); err != nil {
+			return fmt.Errorf("unshare mount namespace: %w", err)
+		}
+		return fn()
+	})
+}
+
+// onOwnThread runs fn on a thread that ends with it, so that fn may change what belongs
+// to the thread.
+func onOwnThread(fn func() error) error {
 	done := make(chan error, 1)
 	go func() {
 		runtime.LockOSThread()
 		if unix.Gettid() == unix.Getpid() {
 			// The main thread cannot be thrown away, and its namespaces are what /proc
 			// shows as the process's. Keep it busy while another thread does the work.
-			done <- inPrivateMounts(fn)
+			done <- onOwnThread(fn)
 			runtime.UnlockOSThread()
 			return
 		}
-		// Not unlocked: the thread ends with this goroutine.
-		if err := unix.Unshare(unix.CLONE_NEWNS); err != nil {
-			done <- fmt.Errorf("unshare mount namespace: %w", err)
-			return
-		}
-		done <- fn()
+		done <- fn() // not unlocked: the thread ends with this goroutine
 	}()
 	return <-done
 }

@@ -18,6 +18,8 @@ const (
 	frameStderr byte = 4
 	frameEOF    byte = 5 // standard input has ended; empty
 	frameResize byte = 6 // JSON: runtime.Size
+	frameLog    byte = 7 // an offset (64 bit, big endian) and what the log has there
+	frameAck    byte = 8 // an offset: what comes before is in safety
 )
 
 // Limits of a frame's payload in bytes.
@@ -39,6 +41,10 @@ func frameLimit(kind byte) (uint32, bool) {
 		return maxData, true
 	case frameEOF:
 		return 0, true
+	case frameLog:
+		return readSize, true
+	case frameAck:
+		return 8, true
 	case frameResize:
 		return maxResize, true
 	}

@@ -17,7 +17,7 @@ import (
 // bareServer answers calls and supervises nothing: it must not reap this process's
 // children.
 func bareServer() *Server {
-	return &Server{log: slog.New(slog.DiscardHandler), containers: map[string]*container{}, pending: map[string]bool{},
+	return &Server{log: slog.New(slog.DiscardHandler), containers: map[string]*container{}, pending: map[string]chan struct{}{},
 		holds: map[string]*held{}, conns: map[net.Conn]struct{}{}}
 }
 

@@ -19,10 +19,10 @@ func BenchmarkStat(b *testing.B) {
 		b.Skip("compares on v1 only")
 	}
 	const path = "/cricket-bench"
-	if _, err := tree.Make(path); err != nil {
+	if err := tree.Make(path); err != nil {
 		b.Fatal(err)
 	}
-	defer func() { _ = tree.Remove(path, "") }()
+	defer func() { _ = tree.Remove(path) }()
 	b.Run("direct", func(b *testing.B) {
 		var s runtime.Stat
 		for b.Loop() {

@@ -19,15 +19,15 @@ import (
 func testPath(t *testing.T, tree *Tree) string {
 	t.Helper()
 	path := "/cricket-test-" + strconv.Itoa(os.Getpid()) + "/a/b"
-	top := filepath.Dir(filepath.Dir(path))
-	if _, err := tree.Make(path); err != nil {
+	if err := tree.Make(path); err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() {
 		for range 2 {
-			if err := tree.Remove(path, top); err != nil {
+			if err := tree.Remove(path); err != nil {
 				t.Error(err)
 			}
+			tree.Prune(path)
 		}
 		if tree.Exists(filepath.Dir(filepath.Dir(path))) {
 			t.Error("the cgroup is still there")
@@ -170,7 +170,7 @@ func TestRemoveReachesBeside(t *testing.T) {
 	beside := t.TempDir()
 	tree := newTree(map[string]string{"pids": t.TempDir()})
 	tree.beside = beside
-	if _, err := tree.Make("/pods/one"); err != nil {
+	if err := tree.Make("/pods/one"); err != nil {
 		t.Fatal(err)
 	}
 	if err := os.MkdirAll(beside+"/pods/one/container", 0o755); err != nil {
@@ -179,9 +179,10 @@ func TestRemoveReachesBeside(t *testing.T) {
 	if !tree.Exists("/pods/one") {
 		t.Error("it is not there")
 	}
-	if err := tree.Remove("/pods/one", "/pods"); err != nil {
+	if err := tree.Remove("/pods/one"); err != nil {
 		t.Error(err)
 	}
+	tree.Prune("/pods/one")
 	for _, path := range []string{"/pods/one", "/pods"} {
 		if tree.Exists(path) {
 			t.Errorf("%s is left", path)
@@ -189,7 +190,8 @@ func TestRemoveReachesBeside(t *testing.T) {
 	}
 }
 
-// A kubelet makes cgroups in the hierarchies that it uses, and removes those of pods only.
+// A kubelet makes cgroups in the hierarchies that it uses, and removes those of pods
+// only. The last pod takes away what the first one's start made, and nothing else.
 func TestPruneSparesWhatOthersMade(t *testing.T) {
 	theirs, ours := t.TempDir(), t.TempDir()
 	tree := newTree(map[string]string{"cpu": theirs, "pids": ours})
@@ -197,19 +199,23 @@ func TestPruneSparesWhatOthersMade(t *testing.T) {
 	if err := os.MkdirAll(theirs+"/pods/burst/one", 0o755); err != nil {
 		t.Fatal(err)
 	}
-	made, err := tree.Make("/pods/burst/one")
-	if err != nil {
-		t.Fatal(err)
+	for _, path := range []string{"/pods/burst/one", "/pods/burst/two"} {
+		if err := tree.Make(path); err != nil {
+			t.Fatal(err)
+		}
 	}
-	if err := os.MkdirAll(tree.beside+"/pods/burst/one", 0o755); err != nil {
-		t.Fatal(err)
+	tree.Prune("/pods/burst/one")
+	for _, root := range []string{ours, tree.beside} {
+		if _, err := os.Stat(root + "/pods/burst/two"); err != nil {
+			t.Errorf("the neighbour's cgroup is gone: %v", err)
+		}
 	}
-	if err := os.Remove(theirs + "/pods/burst/one"); err != nil {
-		t.Fatal(err)
-	}
-	tree.Prune("/pods/burst/one", made)
-	if _, err := os.Stat(theirs + "/pods/burst"); err != nil {
+	tree.Prune("/pods/burst/two")
+	if _, err := os.Stat(theirs + "/pods/burst/one"); err != nil {
 		t.Errorf("what the other program made is gone: %v", err)
+	}
+	if _, err := os.Stat(theirs + "/pods/burst/two"); !os.IsNotExist(err) {
+		t.Errorf("/pods/burst/two is left (%v)", err)
 	}
 	for _, root := range []string{ours, tree.beside} {
 		if _, err := os.Stat(root + "/pods"); !os.IsNotExist(err) {

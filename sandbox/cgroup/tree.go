@@ -24,8 +24,8 @@ type Tree struct {
 	// mounts holds the mount point of each controller (v1; named hierarchies as
 	// name=X), or the one of v2 alone.
 	mounts map[string]string
-	// beside is the mount point of v2 on a hybrid node. Nothing is made there, but OCI
-	// runtimes do, parents included, and leave the parents.
+	// beside is the mount point of v2 on a hybrid node. It limits nothing, but OCI runtimes
+	// make cgroups there, parents included, and would leave the parents.
 	beside string
 	// options are those of MountOptions.
 	options []string
@@ -155,60 +155,39 @@ func (t *Tree) Exists(path string) bool {
 	return false
 }
 
-// Made is what Make made: the uppermost cgroup in each hierarchy where any was missing,
-// by the hierarchy's mount point.
-type Made map[string]string
+// mark is the extended attribute of a cgroup that Make made. It lies on the cgroup itself,
+// so it needs no record beside it, is shared by all pods and goes with the cgroup.
+const mark = "trusted.cricket.made"
 
-// Make makes the cgroup at path and those above it, wherever they are missing. It
-// returns what it made, for Prune: another program may have made the cgroup in some
-// hierarchies only, as a kubelet does.
-func (t *Tree) Make(path string) (Made, error) {
+// Make makes the cgroup at path and those above it, wherever they are missing, and marks
+// what it made, for Prune: another program may have made the cgroup in some hierarchies
+// only, as a kubelet does.
+func (t *Tree) Make(path string) error {
 	if err := checkPath(path); err != nil {
-		return nil, err
+		return err
 	}
-	made := Made{}
-	// An OCI runtime will.
-	if top := missing(t.beside, path); t.beside != "" && top != "" {
-		made[t.beside] = top
-	}
-	for _, root := range t.roots() {
-		top, err := t.makeBelow(root, path)
-		if top != "" {
-			made[root] = top
-		}
-		if err != nil {
-			t.Prune(path, made)
-			return nil, fmt.Errorf("make cgroup: %w", err)
+	for _, root := range t.all() {
+		if err := t.makeBelow(root, path); err != nil {
+			t.Prune(path)
+			return fmt.Errorf("make cgroup: %w", err)
 		}
 	}
-	return made, nil
-}
-
-// missing is the uppermost cgroup on the way to path that is not there.
-func missing(root, path string) string {
-	at := ""
-	for name := range strings.SplitSeq(path[1:], "/") {
-		at += "/" + name
-		if unix.Access(root+at, unix.F_OK) != nil {
-			return at
-		}
-	}
-	return ""
+	return nil
 }
 
 // makeBelow starts again if an empty parent is removed under its feet by the Remove of
 // a neighbour.
-func (t *Tree) makeBelow(root, path string) (made string, err error) {
+func (t *Tree) makeBelow(root, path string) (err error) {
 	for range 10 {
-		made, err = t.makeOnce(root, path)
+		err = t.makeOnce(root, path)
 		if !errors.Is(err, os.ErrNotExist) {
 			break
 		}
 	}
-	return made, err
+	return err
 }
 
-func (t *Tree) makeOnce(root, path string) (made string, err error) {
+func (t *Tree) makeOnce(root, path string) error {
 	at := ""
 	for _, name := range strings.Split(path[1:], "/") {
 		parent := at
@@ -221,16 +200,16 @@ func (t *Tree) makeOnce(root, path string) (made string, err error) {
 			continue
 		}
 		if err != nil {
-			return made, err
+			return err
 		}
-		if made == "" {
-			made = at
+		if err := unix.Lsetxattr(root+at, mark, []byte("1"), 0); err != nil {
+			return fmt.Errorf("mark cgroup: %w", err)
 		}
 		if err := t.prepare(root, parent, at); err != nil {
-			return made, err
+			return err
 		}
 	}
-	return made, nil
+	return nil
 }
 
 // delegate enables every controller for the children of a v2 cgroup. What cannot be
@@ -269,10 +248,9 @@ func (t *Tree) prepare(root, parent, path string) error {
 	return nil
 }
 
-// Remove removes the cgroup at path, with those below it, and then the empty ones
-// above it up to top ("" for path alone). It is idempotent. Processes
+// Remove removes the cgroup at path, with those below it. It is idempotent. Processes
 // must be gone or going: it waits up to a second for them.
-func (t *Tree) Remove(path, top string) error {
+func (t *Tree) Remove(path string) error {
 	if err := checkPath(path); err != nil {
 		return err
 	}
@@ -281,34 +259,30 @@ func (t *Tree) Remove(path, top string) error {
 			return fmt.Errorf("remove cgroup: %w", err)
 		}
 	}
-	if top != "" && top != path {
-		every := Made{}
-		for _, root := range t.all() {
-			every[root] = top
-		}
-		t.Prune(filepath.Dir(path), every)
-	}
 	return nil
 }
 
-// Prune removes the empty cgroups from path up to what was made, in each hierarchy. Those
-// that another program made stay.
-func (t *Tree) Prune(path string, made Made) {
+// Prune removes the cgroup at path and those above it, in each hierarchy, as long as they
+// are empty and Make made them. Those that another program made stay.
+func (t *Tree) Prune(path string) {
 	if checkPath(path) != nil {
 		return
 	}
 	for _, root := range t.all() {
-		top := made[root]
-		if checkPath(top) != nil || path != top && !strings.HasPrefix(path, top+"/") {
-			continue
-		}
-		for at := path; ; at = filepath.Dir(at) {
-			err := unix.Rmdir(root + at)
-			if err != nil && err != unix.ENOENT || at == top {
-				break // in use
-			}
+		for at := path; at != "/" && pruned(root+at); {
+			at = filepath.Dir(at)
 		}
 	}
+}
+
+// pruned says that there is no such cgroup (any more); one that is in use, or another's,
+// stays.
+func pruned(dir string) bool {
+	_, err := unix.Lgetxattr(dir, mark, nil)
+	if err == nil {
+		err = unix.Rmdir(dir)
+	}
+	return err == nil || err == unix.ENOENT
 }
 
 func removeTree(dir string) error {

@@ -162,7 +162,7 @@ func TestAddAndDelDualStackWithHostPort(t *testing.T) {
 	}
 }
 
-func TestCollectDeletesWhatACrashLeft(t *testing.T) {
+func TestDelAfterACrashAndATornRecord(t *testing.T) {
 	n := newNode(t)
 	n.configure(t)
 	ctx := context.Background()
@@ -185,8 +185,13 @@ func TestCollectDeletesWhatACrashLeft(t *testing.T) {
 		t.Fatal(err)
 	}
 	again := n.open(t)
-	if err := again.Collect(ctx, map[string]bool{"aa03": true}); err != nil {
-		t.Fatal(err)
+	if ids, _ := again.List(); len(ids) != 3 {
+		t.Errorf("ledger after the crash: %v", ids)
+	}
+	for _, id := range []string{"aa01", "aa02"} {
+		if err := again.Del(ctx, id); err != nil {
+			t.Fatal(err)
+		}
 	}
 	if ids, _ := again.List(); len(ids) != 1 || ids[0] != "aa03" {
 		t.Errorf("ledger: %v", ids)

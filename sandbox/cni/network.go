@@ -15,7 +15,6 @@ import (
 	"github.com/containernetworking/cni/libcni"
 	"github.com/containernetworking/cni/pkg/types"
 	types100 "github.com/containernetworking/cni/pkg/types/100"
-	"github.com/containernetworking/cni/pkg/version"
 )
 
 // Interface is the name of a pod's interface: what the kubelet and NetworkPolicy
@@ -90,7 +89,7 @@ func (n *Network) Status(ctx context.Context) error {
 
 // Add connects a pod's network namespace and returns its addresses, the primary one
 // first: the first IPv4 address if there is one. If it fails nothing stays connected;
-// should even that not succeed, Collect deletes the rest later.
+// should even that not succeed, List still names it and Del deletes the rest later.
 func (n *Network) Add(ctx context.Context, p Pod) ([]netip.Addr, error) {
 	list, err := n.load()
 	if err != nil {
@@ -153,40 +152,11 @@ func (n *Network) listOf(a attachment) (*libcni.NetworkConfigList, error) {
 	return a.list()
 }
 
-// List names the pods that the ledger has an attachment of, whole or begun.
+// List names the pods that the ledger has an attachment of, whole or begun: those among
+// them that nobody knows are garbage, for Del. Plugins are never told to collect garbage
+// by themselves (the GC verb of CNI 1.1): they would take away the pods of every other
+// runtime that has a network of that name.
 func (n *Network) List() ([]string, error) { return n.ledger.ids() }
-
-// Collect disconnects every pod of the ledger that valid does not have, and lets the
-// plugins collect what they hold for nobody (CNI GC), where the configuration is of a
-// version that knows it. It goes on after an error.
-func (n *Network) Collect(ctx context.Context, valid map[string]bool) error {
-	ids, err := n.ledger.ids()
-	if err != nil {
-		return err
-	}
-	var errs []error
-	keep := make([]types.GCAttachment, 0, len(valid))
-	for _, id := range ids {
-		if valid[id] {
-			keep = append(keep, types.GCAttachment{ContainerID: id, IfName: Interface})
-			continue
-		}
-		n.log.Info("network attachment of an unknown pod is deleted", "sandbox", id)
-		if err := n.Del(ctx, id); err != nil {
-			errs = append(errs, fmt.Errorf("collect attachment %s: %w", id, err))
-		}
-	}
-	list, err := n.load()
-	if err != nil {
-		return errors.Join(errs...)
-	}
-	if can, _ := version.GreaterThanOrEqualTo(list.CNIVersion, "1.1.0"); can {
-		if err := n.cni.GCNetworkList(ctx, list, &libcni.GCArgs{ValidAttachments: keep}); err != nil {
-			errs = append(errs, fmt.Errorf("let plugins of network %q collect: %w", list.Name, err))
-		}
-	}
-	return errors.Join(errs...)
-}
 
 // addresses takes the pod's own addresses out of a result; interfaces of the host's
 // side have some too.

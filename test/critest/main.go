@@ -3,14 +3,16 @@
 //
 //	go run ./test/critest --cricketd bin/cricketd
 //	go run ./test/critest --runtime containerd     # shows that the images are honest
+//	go run ./test/critest --hull vm --kernel debian # every pod is a virtual machine
 //	go run ./test/critest --focus 'Networking'     # a few specs, while developing
 //	go run ./test/critest --shell bash             # no suite: a shell in the node
 //	go run ./test/critest --bundle DIR             # no suite: what another machine needs
 //	DIR/tools/critest-runner --endpoint unix:///run/cricket/cricket.sock   # there
 //
 // Before and after the suite it lists the node's mounts, processes, links, cgroups,
-// leases and firewall rules; what the runtime left behind is a failure too. The last
-// line is "N passed, N failed, N skipped".
+// leases and firewall rules; what the runtime left behind is a failure too. cricketd
+// is stopped for that: machines that it keeps ready for pods are its own. The last line is
+// "N passed, N failed, N skipped".
 package main
 
 import (
@@ -19,12 +21,8 @@ import (
 	"fmt"
 	"os"
 	"os/exec"
-	"os/signal"
 	"path/filepath"
 	"strconv"
-	"strings"
-
-	"golang.org/x/sys/unix"
 
 	"github.com/cricket-cri/cricket/hack/tools"
 	"github.com/cricket-cri/cricket/test/harness"
@@ -41,50 +39,37 @@ const (
 )
 
 type options struct {
-	runtime, cricketd, handler string
-	focus, skip, shell         string
-	cache, reports             string
-	bundle, endpoint           string
-	repeat                     int
-	arguments                  []string // for the daemon
+	runtime, cricketd, hull string
+	kernel                  string
+	focus, skip, shell      string
+	cache, reports          string
+	bundle, endpoint        string
+	repeat                  int
+	arguments               []string // for the daemon
 }
 
-func main() {
-	code, err := run()
-	if err != nil {
-		fmt.Fprintln(os.Stderr, "critest:", err)
-		code = max(code, 1)
-	}
-	os.Exit(code)
-}
+func main() { harness.Main("critest", run) }
 
 func run() (int, error) {
 	o := parse()
-	if o.endpoint != "" {
+	switch {
+	case o.endpoint != "":
 		return against(o)
-	}
-	if harness.Dir() == "" {
-		if err := prepare(o); err != nil {
+	case o.bundle != "":
+		if err := harness.Outside(o.prepare); err != nil {
 			return 1, err
 		}
-	}
-	if o.bundle != "" {
 		return 0, bundle(o.bundle)
 	}
-	code, done, err := harness.Isolate()
-	if done || err != nil {
-		return code, err
-	}
-	ctx, stop := signal.NotifyContext(context.Background(), unix.SIGINT, unix.SIGTERM)
-	defer stop()
-	return inside(ctx, o)
+	return harness.InNode(o.prepare, func(ctx context.Context) (int, error) { return inside(ctx, o) })
 }
 
 func parse() options {
 	var o options
 	flag.StringVar(&o.runtime, "runtime", "cricket", "cricket or containerd")
 	flag.StringVar(&o.cricketd, "cricketd", "bin/cricketd", "the daemon's binary")
-	flag.StringVar(&o.handler, "handler", "", "runtime handler of every pod")
+	flag.StringVar(&o.hull, "hull", "", "vm: every pod is a virtual machine, by its handler or as the daemon's default")
+	flag.StringVar(&o.kernel, "kernel", "", "name of the kernel in bin/guest that virtual machines boot; empty: the one that the daemon prefers")
 	flag.StringVar(&o.focus, "focus", "", "run only specs that match this expression")
 	flag.StringVar(&o.skip, "skip", "", "leave out specs that match this expression")
 	flag.StringVar(&o.shell, "shell", "", "run this shell command beside the runtime instead of the suite")
@@ -98,92 +83,81 @@ func parse() options {
 	return o
 }
 
-// prepare builds what the suite needs, with the machine's own network, and hands the
-// paths on in the environment.
-func prepare(o options) error {
-	ctx, stop := signal.NotifyContext(context.Background(), unix.SIGINT, unix.SIGTERM)
-	defer stop()
-	say := func(f string, a ...any) { fmt.Printf(f+"\n", a...) }
-	module, err := moduleRoot(ctx)
+// prepare builds what the suite needs.
+func (o options) prepare(ctx context.Context) (map[string]string, error) {
+	set, err := images.Build(ctx, images.Options{Cache: o.cache, Say: say})
 	if err != nil {
-		return err
-	}
-	set, err := images.Build(ctx, images.Options{Module: module, Cache: o.cache, Say: say})
-	if err != nil {
-		return err
+		return nil, err
 	}
 	digest, err := set.Digest(images.DigestImage)
 	if err != nil {
-		return err
+		return nil, err
 	}
 	b := tools.Builder{Cache: o.cache, Say: say}
 	critest, err := b.Build(ctx, tools.Critest(digest.String()))
 	if err != nil {
-		return err
+		return nil, err
 	}
 	crictl, err := b.Build(ctx, tools.Crictl())
 	if err != nil {
-		return err
+		return nil, err
 	}
 	env := map[string]string{critestEnv: critest, imagesEnv: set.Dir(), crictlEnv: crictl, "PATH": filepath.Dir(crictl) + ":" + os.Getenv("PATH")}
 	if o.runtime == "containerd" {
-		if env[runtimeEnv], env[runcEnv], err = containerd(ctx, b); err != nil {
-			return err
-		}
-	} else if env[runtimeEnv], err = filepath.Abs(o.cricketd); err != nil {
-		return err
+		env[runtimeEnv], env[runcEnv], err = b.Peer(ctx)
+	} else {
+		env[runtimeEnv], err = filepath.Abs(o.cricketd)
 	}
-	for k, v := range env {
-		if err := os.Setenv(k, v); err != nil {
-			return err
-		}
-	}
-	return nil
+	return env, err
 }
 
-// containerd builds the reference runtime and returns a directory with containerd and
-// its shim, and the path of runc.
-func containerd(ctx context.Context, b tools.Builder) (string, string, error) {
-	dir, err := filepath.Abs(filepath.Join(b.Cache, "containerd"))
-	if err != nil {
-		return "", "", err
-	}
-	if err := os.MkdirAll(dir, 0o755); err != nil {
-		return "", "", err
-	}
-	for _, t := range tools.Containerd() {
-		path, err := b.Build(ctx, t)
-		if err != nil {
-			return "", "", err
-		}
-		link := filepath.Join(dir, t.Name)
-		if err := os.RemoveAll(link); err != nil {
-			return "", "", err
-		}
-		if err := os.Symlink(path, link); err != nil {
-			return "", "", err
-		}
-	}
-	runc, err := b.Build(ctx, tools.Runc())
-	return dir, runc, err
-}
-
-func moduleRoot(ctx context.Context) (string, error) {
-	out, err := exec.CommandContext(ctx, "go", "list", "-m", "-f", "{{.Dir}}").Output()
-	if err != nil {
-		return "", fmt.Errorf("find the module: %w", err)
-	}
-	return strings.TrimSpace(string(out)), nil
-}
+func say(format string, args ...any) { fmt.Printf(format+"\n", args...) }
 
 // starter is the runtime that was asked for.
 func (o options) starter() (harness.Starter, error) {
 	switch o.runtime {
 	case "cricket":
-		return harness.Cricketd(os.Getenv(runtimeEnv), o.arguments...), nil
+		return o.cricket(), nil
 	case "containerd":
 		return harness.Containerd(os.Getenv(runtimeEnv), os.Getenv(runcEnv)), nil
 	default:
 		return nil, fmt.Errorf("no runtime is called %s", strconv.Quote(o.runtime))
 	}
+}
+
+// hullVM is the hull, and the runtime handler, of virtual machines.
+const hullVM = "vm"
+
+// cricket starts cricketd. In the VM hull the handler is the default one too, for specs
+// that name none.
+func (o options) cricket() harness.Starter {
+	return func(p harness.Paths) (*exec.Cmd, error) {
+		args := o.arguments
+		if o.hull == hullVM {
+			config := filepath.Join(p.Dir, "config.toml")
+			text := fmt.Sprintf("default_runtime = \"vm\"\n[vm]\nkernel = %q\n", o.kernel)
+			if err := os.WriteFile(config, []byte(text), 0o644); err != nil {
+				return nil, err
+			}
+			args = append([]string{"--config", config}, args...)
+		}
+		return harness.Cricketd(os.Getenv(runtimeEnv), args...)(p)
+	}
+}
+
+func (o options) handler() string { return o.hull }
+
+func (o options) name() string {
+	if o.hull == "" {
+		return o.runtime
+	}
+	return o.runtime + "-" + o.hull
+}
+
+// refusals lists what the hull has to refuse.
+func (o options) refusals() string {
+	if o.hull == hullVM {
+		return refusalsVM
+	}
+	return ""
 }

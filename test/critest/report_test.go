@@ -15,14 +15,24 @@ func TestJudge(t *testing.T) {
 		{name: "Container benchmark about basic operations", state: "skipped"},
 		{name: "Something that nobody listed", state: "skipped"},
 	}
-	r, err := judge(specs, false)
+	r, err := judge(specs, false, "")
 	if want := (result{passed: 1, failed: 4, skipped: 1}); err != nil || r != want {
 		t.Errorf("judged %v (%v), want %v", r, err, want)
 	}
-	r, err = judge(specs, true)
+	r, err = judge(specs, true, "")
 	if want := (result{passed: 1, failed: 3, skipped: 2}); err != nil || r != want {
 		t.Errorf("judged chosen specs %v (%v), want %v", r, err, want)
 	}
+	specs = []spec{
+		{name: "x refused", state: "failed", message: "host network: see docs/limitations.md"},
+		{name: "x broken", state: "failed", message: "timed out"},
+		{name: "x passed", state: "passed"},
+		{name: "y", state: "failed", message: "see docs/limitations.md"},
+	}
+	if r, err := judge(specs, false, "x"); err != nil || r != (result{failed: 3, refused: 1}) {
+		t.Errorf("judged refusals %v (%v)", r, err)
+	}
+	r = result{passed: 1, failed: 3, skipped: 2}
 	if got, want := r.String(), "1 passed, 3 failed, 2 skipped"; got != want {
 		t.Errorf("the closing line is %q, want %q", got, want)
 	}

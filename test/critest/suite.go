@@ -8,8 +8,12 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"regexp"
 	"strings"
 	"time"
+
+	"github.com/moby/sys/mountinfo"
+	"golang.org/x/sys/unix"
 
 	"github.com/cricket-cri/cricket/test/harness"
 	"github.com/cricket-cri/cricket/test/images"
@@ -37,7 +41,7 @@ func inside(ctx context.Context, o options) (int, error) {
 		return 1, err
 	}
 	// The log stays when the node is gone.
-	paths.Log, err = filepath.Abs(filepath.Join(o.reports, o.runtime+".log"))
+	paths.Log, err = filepath.Abs(filepath.Join(o.reports, o.name()+".log"))
 	if err != nil {
 		return 1, err
 	}
@@ -75,7 +79,7 @@ func runs(ctx context.Context, o options, d *harness.Daemon) (result, error) {
 		return result{failed: 1}, fmt.Errorf("run a first pod: %w", err)
 	}
 	for i := range o.repeat {
-		before, err := harness.Observe(d.Paths.Leases)
+		before, err := o.observe(ctx, d)
 		if err != nil {
 			return total, err
 		}
@@ -84,7 +88,7 @@ func runs(ctx context.Context, o options, d *harness.Daemon) (result, error) {
 			return total, err
 		}
 		fmt.Printf("critest, run %d of %d: %s\n", i+1, o.repeat, r)
-		leaks, err := left(ctx, before, d)
+		leaks, err := o.left(ctx, before, d)
 		if err != nil {
 			return total, err
 		}
@@ -106,7 +110,7 @@ func once(ctx context.Context, o options, endpoint, dir string) (result, error) 
 	report := filepath.Join(dir, "report.json")
 	args := []string{
 		"--runtime-endpoint", endpoint, "--image-endpoint", endpoint,
-		"--ginkgo.json-report", report, "--ginkgo.no-color", "--runtime-handler", o.handler,
+		"--ginkgo.json-report", report, "--ginkgo.no-color", "--runtime-handler", o.handler(),
 	}
 	if o.focus != "" {
 		args = append(args, "--ginkgo.focus", o.focus)
@@ -114,7 +118,7 @@ func once(ctx context.Context, o options, endpoint, dir string) (result, error) 
 	if o.skip != "" {
 		args = append(args, "--ginkgo.skip", o.skip)
 	}
-	output, err := os.Create(filepath.Join(o.reports, o.runtime+"-critest.txt"))
+	output, err := os.Create(filepath.Join(o.reports, o.name()+"-critest.txt"))
 	if err != nil {
 		return result{}, err
 	}
@@ -130,34 +134,85 @@ func once(ctx context.Context, o options, endpoint, dir string) (result, error) 
 	}
 	data, err := os.ReadFile(report)
 	if err == nil {
-		err = os.WriteFile(filepath.Join(o.reports, o.runtime+"-critest.json"), data, 0o644)
+		err = os.WriteFile(filepath.Join(o.reports, o.name()+"-critest.json"), data, 0o644)
 	}
 	if err != nil {
 		return result{}, err
 	}
-	return judge(specs, o.focus != "" || o.skip != "")
+	return judge(specs, o.focus != "" || o.skip != "", o.refusals())
 }
 
 // settle is how long the runtime may take to clear up after the last spec.
 const settle = 5 * time.Second
 
-// left removes what the suite leaves (some images, and pods of specs that failed) and
-// lists what the runtime has more than before.
-func left(ctx context.Context, before harness.Snapshot, d *harness.Daemon) ([]string, error) {
+// left removes what the suite leaves (some images, pods of specs that failed, and mounts
+// that refused specs made for themselves) and lists what the runtime has more than before.
+func (o options) left(ctx context.Context, before harness.Snapshot, d *harness.Daemon) (leaks []string, err error) {
 	if err := errors.Join(d.RemovePods(ctx), d.RemoveImages(ctx)); err != nil {
 		return nil, fmt.Errorf("remove what the suite left: %w", err)
 	}
-	for deadline := time.Now().Add(settle); ; time.Sleep(200 * time.Millisecond) {
-		after, err := harness.Observe(d.Paths.Leases)
-		if err != nil {
+	if o.hull == hullVM {
+		if err := unmountSpecs(os.TempDir()); err != nil {
 			return nil, err
 		}
-		leaks := before.Leaks(after)
-		if len(leaks) == 0 || time.Now().After(deadline) {
-			return leaks, nil
+	}
+	err = o.quietly(ctx, d, func() error {
+		for deadline := time.Now().Add(settle); ; time.Sleep(200 * time.Millisecond) {
+			after, err := harness.Observe(d.Paths.Leases)
+			if err != nil {
+				return err
+			}
+			leaks = before.Leaks(after)
+			if len(leaks) == 0 || time.Now().After(deadline) {
+				return nil
+			}
+		}
+	})
+	return leaks, err
+}
+
+// observe takes a snapshot before a run.
+func (o options) observe(ctx context.Context, d *harness.Daemon) (s harness.Snapshot, err error) {
+	err = o.quietly(ctx, d, func() error {
+		s, err = harness.Observe(d.Paths.Leases)
+		return err
+	})
+	return s, err
+}
+
+// quietly calls f while cricketd is stopped, which then has removed the virtual machines
+// that it keeps ready for pods, whatever hull the pods have.
+func (o options) quietly(ctx context.Context, d *harness.Daemon, f func() error) error {
+	if o.runtime != "cricket" {
+		return f()
+	}
+	if err := d.Stop(); err != nil {
+		return err
+	}
+	return errors.Join(f(), d.Start(ctx))
+}
+
+// unmountSpecs unmounts what specs that the runtime refuses have left mounted in the
+// directory for temporary files: they clean up only after a container has started.
+func unmountSpecs(dir string) error {
+	mounts, err := mountinfo.GetMounts(mountinfo.PrefixFilter(dir))
+	if err != nil {
+		return fmt.Errorf("list mounts: %w", err)
+	}
+	for _, m := range mounts {
+		rel, err := filepath.Rel(dir, m.Mountpoint)
+		if err != nil || !specMount.MatchString(rel) {
+			continue
+		}
+		if err := unix.Unmount(m.Mountpoint, unix.MNT_DETACH); err != nil {
+			return fmt.Errorf("unmount what a spec left at %s: %w", m.Mountpoint, err)
 		}
 	}
+	return nil
 }
+
+// specMount is where the specs of propagation bind a directory of theirs to itself.
+var specMount = regexp.MustCompile(`^test[0-9a-f]+/mnt$`)
 
 func showTail(path string) {
 	data, err := os.ReadFile(path)

@@ -4,9 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"os"
 	"os/exec"
-	"syscall"
 	"time"
 
 	"google.golang.org/grpc"
@@ -15,46 +13,27 @@ import (
 	cri "k8s.io/cri-api/pkg/apis/runtime/v1"
 )
 
-// startTimeout is how long a daemon may take until it answers.
-const startTimeout = 60 * time.Second
-
 // quick is how a client waits between attempts to connect to a daemon that is starting.
 var quick = backoff.Config{BaseDelay: 20 * time.Millisecond, Multiplier: 1, MaxDelay: 20 * time.Millisecond}
 
-// Daemon is a runtime's daemon under test. Its methods are for one goroutine.
+// Daemon is a runtime's daemon under test.
 type Daemon struct {
+	Process
 	Paths Paths
-	start Starter
-	cmd   *exec.Cmd
-	ended chan struct{} // closed when cmd has been reaped
-	log   *os.File
 }
 
 // NewDaemon describes a daemon and does not start it.
-func NewDaemon(p Paths, s Starter) *Daemon { return &Daemon{Paths: p, start: s} }
+func NewDaemon(p Paths, s Starter) *Daemon {
+	return &Daemon{Paths: p, Process: Process{
+		Name: "the daemon", Log: p.Log, Command: func() (*exec.Cmd, error) { return s(p) },
+	}}
+}
 
-// Start starts the daemon and returns when it answers Version. Its output is appended
-// to the log.
+// Start starts the daemon and returns when it answers Version.
 func (d *Daemon) Start(ctx context.Context) error {
-	c, err := d.start(d.Paths)
-	if err != nil {
-		return fmt.Errorf("prepare the daemon: %w", err)
-	}
-	if d.log, err = os.OpenFile(d.Paths.Log, os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o644); err != nil {
+	if err := d.Process.Start(); err != nil {
 		return err
 	}
-	c.Stdout, c.Stderr = d.log, d.log
-	// A signal for the tests' process group is not for the daemon.
-	c.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
-	if err := c.Start(); err != nil {
-		return fmt.Errorf("start the daemon: %w", err)
-	}
-	d.cmd, d.ended = c, make(chan struct{})
-	ended := d.ended
-	go func() {
-		_ = c.Wait()
-		close(ended)
-	}()
 	if err := d.ready(ctx); err != nil {
 		return errors.Join(fmt.Errorf("wait for the daemon: %w", err), d.Kill())
 	}
@@ -71,7 +50,7 @@ func (d *Daemon) ready(ctx context.Context) error {
 	defer conn.Close()
 	go func() {
 		select {
-		case <-d.ended:
+		case <-d.Done():
 			cancel()
 		case <-ctx.Done():
 		}
@@ -86,37 +65,6 @@ func (d *Daemon) Dial() (*grpc.ClientConn, error) {
 		grpc.WithTransportCredentials(insecure.NewCredentials()),
 		grpc.WithConnectParams(grpc.ConnectParams{Backoff: quick, MinConnectTimeout: time.Second}),
 		grpc.WithDefaultCallOptions(grpc.MaxCallRecvMsgSize(64<<20), grpc.MaxCallSendMsgSize(64<<20)))
-}
-
-// Pid is the daemon's process id, 0 if it does not run.
-func (d *Daemon) Pid() int {
-	if d.cmd == nil {
-		return 0
-	}
-	return d.cmd.Process.Pid
-}
-
-// Kill ends the daemon with SIGKILL and returns when it is gone. What it started runs
-// on.
-func (d *Daemon) Kill() error { return d.end(syscall.SIGKILL, startTimeout) }
-
-// Stop ends the daemon with SIGTERM and returns when it is gone.
-func (d *Daemon) Stop() error { return d.end(syscall.SIGTERM, startTimeout) }
-
-func (d *Daemon) end(s syscall.Signal, timeout time.Duration) error {
-	if d.cmd == nil {
-		return nil
-	}
-	if err := d.cmd.Process.Signal(s); err != nil && !errors.Is(err, os.ErrProcessDone) {
-		return fmt.Errorf("signal the daemon: %w", err)
-	}
-	select {
-	case <-d.ended:
-	case <-time.After(timeout):
-		return fmt.Errorf("the daemon runs on %s after %s", timeout, s)
-	}
-	d.cmd = nil
-	return d.log.Close()
 }
 
 // RemovePods stops and removes every sandbox of the runtime.
@@ -178,17 +126,4 @@ func (d *Daemon) WarmUp(ctx context.Context) error {
 		}},
 	}})
 	return errors.Join(err, d.RemovePods(ctx))
-}
-
-// Ended waits for the daemon to end by itself and tells whether it did. Start may be
-// called after that.
-func (d *Daemon) Ended(within time.Duration) bool {
-	select {
-	case <-d.ended:
-		d.cmd = nil
-		d.log.Close()
-		return true
-	case <-time.After(within):
-		return false
-	}
 }

@@ -58,6 +58,10 @@ func outside() (code int, err error) {
 	if err != nil {
 		return 1, fmt.Errorf("make the node's cgroups: %w", err)
 	}
+	if err := saveSettings(dir); err != nil {
+		return 1, fmt.Errorf("remember the kernel's settings: %w", err)
+	}
+	defer func() { err = errors.Join(err, restoreSettings(dir)) }()
 	// The death signal of a child comes from the thread that started it.
 	runtime.LockOSThread()
 	defer runtime.UnlockOSThread()
@@ -92,7 +96,7 @@ func outside() (code int, err error) {
 func again(stage, dir string) *exec.Cmd {
 	c := exec.Command("/proc/self/exe", os.Args[1:]...)
 	c.Args[0] = os.Args[0]
-	c.Env = append(os.Environ(), stageEnv+"="+stage, dirEnv+"="+dir)
+	c.ExtraFiles, c.Env = handOn(append(os.Environ(), stageEnv+"="+stage, dirEnv+"="+dir))
 	c.Stdin, c.Stdout, c.Stderr = os.Stdin, os.Stdout, os.Stderr
 	return c
 }

@@ -1,7 +1,6 @@
 package harness
 
 import (
-	"bytes"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -72,18 +71,30 @@ func (s Snapshot) processes() error {
 		if err != nil || self[pid] {
 			continue
 		}
-		stat, err := os.ReadFile(filepath.Join("/proc", e.Name(), "stat"))
+		state, start, err := ProcessStat(pid)
 		if err != nil {
 			continue // ended meanwhile
 		}
-		// Fields after the command's name; the 20th of those is the start time.
-		_, rest, _ := bytes.Cut(stat, []byte(") "))
-		f := strings.Fields(string(rest))
 		command, _ := os.ReadFile(filepath.Join("/proc", e.Name(), "cmdline"))
 		args := strings.TrimSpace(strings.ReplaceAll(string(command), "\x00", " "))
-		s.add("process", fmt.Sprintf("%d started %s state %s: %s", pid, f[19], f[0], args))
+		s.add("process", fmt.Sprintf("%d started %s state %s: %s", pid, start, state, args))
 	}
 	return nil
+}
+
+// ProcessStat is a process's state, a letter, and its start time in clock ticks since boot,
+// which with the pid names the process for good: proc(5).
+func ProcessStat(pid int) (state, start string, err error) {
+	stat, err := os.ReadFile(filepath.Join("/proc", strconv.Itoa(pid), "stat"))
+	if err != nil {
+		return "", "", err
+	}
+	// The name in parentheses may hold anything; the state follows the last of them.
+	f := strings.Fields(string(stat[strings.LastIndexByte(string(stat), ')')+1:]))
+	if len(f) < 20 {
+		return "", "", fmt.Errorf("%q is not what proc(5) says", stat)
+	}
+	return f[0], f[19], nil
 }
 
 func (s Snapshot) links() error {

@@ -96,6 +96,11 @@ func (m *maker) image(base v1.Image, t *tree, change func(*v1.Config)) v1.Image 
 	if err != nil {
 		return m.fail(err)
 	}
+	return m.configured(img, change)
+}
+
+// configured is img with a configuration that says what it is for.
+func (m *maker) configured(img v1.Image, change func(*v1.Config)) v1.Image {
 	cf, err := img.ConfigFile()
 	if err != nil {
 		return m.fail(err)

@@ -1,9 +1,9 @@
 package images
 
 import (
-	"bytes"
 	"encoding/json"
 	"fmt"
+	"io"
 	"net"
 	"net/http"
 	"os"
@@ -11,6 +11,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"time"
 
 	v1 "github.com/google/go-containerregistry/pkg/v1"
 	"github.com/google/go-containerregistry/pkg/v1/layout"
@@ -66,6 +67,13 @@ func (r *Registry) Add(dir, name string, img v1.Image) error {
 	return nil
 }
 
+// AddSet serves a further set from then on.
+func (r *Registry) AddSet(s *Set) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.sets = append(r.sets, s)
+}
+
 // Serve listens on address (HOST:PORT) until the returned server is closed.
 func (r *Registry) Serve(address string) (*http.Server, string, error) {
 	l, err := net.Listen("tcp", address)
@@ -88,42 +96,58 @@ func (r *Registry) ServeHTTP(w http.ResponseWriter, req *http.Request) {
 	}
 	parts := strings.Split(path, "/")
 	entry := Request{Method: req.Method, Authorization: req.Header.Get("Authorization"), Status: http.StatusNotFound}
+	var found *content
 	if n := len(parts); n >= 3 {
 		entry.Name, entry.Kind, entry.Reference = strings.Join(parts[:n-2], "/"), parts[n-2], parts[n-1]
-		if r.answer(w, req, entry) {
+		if found = r.find(req.URL.Query().Get("ns"), entry); found != nil {
+			defer found.file.Close()
 			entry.Status = http.StatusOK
 		}
 	}
-	if entry.Status == http.StatusNotFound {
+	// Before the answer: who has it may ask for the log.
+	r.mu.Lock()
+	r.requests = append(r.requests, entry)
+	r.mu.Unlock()
+	if found == nil {
 		w.WriteHeader(http.StatusNotFound)
 		fmt.Fprintf(w, `{"errors":[{"code":"MANIFEST_UNKNOWN","message":"no %s here"}]}`, path)
+		return
 	}
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	r.requests = append(r.requests, entry)
+	w.Header().Set("Docker-Content-Digest", found.digest.String())
+	w.Header().Set("Content-Type", found.mediaType)
+	http.ServeContent(w, req, "", found.time, found.file)
 }
 
-func (r *Registry) answer(w http.ResponseWriter, req *http.Request, e Request) bool {
+// content is a file of a layout that answers a request.
+type content struct {
+	file      *os.File
+	time      time.Time
+	digest    v1.Hash
+	mediaType string
+}
+
+// find returns what answers a request, nil if nothing does.
+func (r *Registry) find(host string, e Request) *content {
 	r.mu.Lock()
 	sets := slices.Clone(r.sets)
 	r.mu.Unlock()
 	for _, s := range sets {
-		if !s.knows(req.URL.Query().Get("ns"), e.Name) {
+		if !s.knows(host, e.Name) {
 			continue
 		}
 		digest, err := v1.NewHash(e.Reference)
 		if err != nil {
-			d, ok := s.find(req.URL.Query().Get("ns"), e.Name, e.Reference)
+			d, ok := s.find(host, e.Name, e.Reference)
 			if !ok || e.Kind != "manifests" {
 				continue
 			}
 			digest = d.Digest
 		}
-		if s.blob(w, req, e.Kind, digest) {
-			return true
+		if c, err := s.open(e.Kind, digest); err == nil {
+			return c
 		}
 	}
-	return false
+	return nil
 }
 
 // knows tells whether any tag of the repository is in the set.
@@ -151,34 +175,31 @@ func matches(repo, host, name string) bool {
 	return n == name && (host == "" || host == h)
 }
 
-// blob answers with a file of the layout. Layouts keep manifests among the blobs.
-func (s *Set) blob(w http.ResponseWriter, req *http.Request, kind string, digest v1.Hash) bool {
+// open opens a file of the layout. Layouts keep manifests among the blobs.
+func (s *Set) open(kind string, digest v1.Hash) (c *content, err error) {
 	f, err := os.Open(filepath.Join(string(s.path), "blobs", digest.Algorithm, digest.Hex))
 	if err != nil {
-		return false
+		return nil, err
 	}
-	defer f.Close()
+	defer func() {
+		if err != nil {
+			f.Close()
+		}
+	}()
 	info, err := f.Stat()
 	if err != nil {
-		return false
+		return nil, err
 	}
-	w.Header().Set("Docker-Content-Digest", digest.String())
-	if kind == "blobs" {
-		w.Header().Set("Content-Type", "application/octet-stream")
-		http.ServeContent(w, req, "", info.ModTime(), f)
-		return true
+	c = &content{file: f, time: info.ModTime(), digest: digest, mediaType: "application/octet-stream"}
+	if kind != "blobs" {
+		var m struct {
+			MediaType string `json:"mediaType"`
+		}
+		if err := json.NewDecoder(f).Decode(&m); err != nil {
+			return nil, err
+		}
+		c.mediaType = m.MediaType
 	}
-	data, err := os.ReadFile(f.Name())
-	if err != nil {
-		return false
-	}
-	var m struct {
-		MediaType string `json:"mediaType"`
-	}
-	if err := json.Unmarshal(data, &m); err != nil {
-		return false
-	}
-	w.Header().Set("Content-Type", m.MediaType)
-	http.ServeContent(w, req, "", info.ModTime(), bytes.NewReader(data))
-	return true
+	_, err = f.Seek(0, io.SeekStart)
+	return c, err
 }

@@ -63,7 +63,7 @@ func (t *tree) layer(mediaType types.MediaType) (v1.Layer, error) {
 
 // busyboxTree is the root of every image that needs a shell. Applets are hard links:
 // critest masks /bin/ls, and masking a symbolic link would mask busybox itself.
-func busyboxTree(b busybox, spew []byte) *tree {
+func busyboxTree(b busybox, program []byte) *tree {
 	t := &tree{}
 	for _, d := range []string{"bin", "dev", "etc", "home", "lib", "mnt", "proc", "sbin", "sys", "usr", "usr/bin", "usr/sbin", "var", "var/run", "var/www"} {
 		t.dir(d, 0o755)
@@ -78,7 +78,8 @@ func busyboxTree(b busybox, spew []byte) *tree {
 			t.hardlink("bin/"+a, "bin/busybox")
 		}
 	}
-	return t.file("bin/spew", 0o755, spew)
+	t.file("bin/spew", 0o755, program)
+	return t.hardlink("bin/hostile", "bin/spew")
 }
 
 // The accounts of upstream's busybox image: specs run as www-data and nobody.

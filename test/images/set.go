@@ -30,9 +30,8 @@ const refName = "org.opencontainers.image.ref.name"
 
 // Options say where Build works.
 type Options struct {
-	Module string               // root of this module, where the program is built
-	Cache  string               // directory that keeps results between calls
-	Say    func(string, ...any) // told of every long step; never nil
+	Cache string               // directory that keeps results between calls
+	Say   func(string, ...any) // told of every long step; never nil
 }
 
 // Set is a set of named images kept as an OCI image layout.
@@ -127,7 +126,7 @@ func build(ctx context.Context, o Options, dir string) error {
 	if err := os.MkdirAll(tmp, 0o755); err != nil {
 		return err
 	}
-	program, err := buildProgram(ctx, o.Module, filepath.Join(tmp, "program"))
+	program, err := buildProgram(ctx, filepath.Join(tmp, "program"))
 	if err != nil {
 		return err
 	}
@@ -161,9 +160,11 @@ func write(dir string, images map[string]mutate.Appendable) error {
 	return nil
 }
 
-func buildProgram(ctx context.Context, module, out string) ([]byte, error) {
-	c := exec.CommandContext(ctx, "go", "build", "-trimpath", "-buildvcs=false", "-ldflags=-s -w -buildid=", "-o", out, "./test/images/program")
-	c.Dir = module
+// programPackage is found from any directory of this module.
+const programPackage = "github.com/cricket-cri/cricket/test/images/program"
+
+func buildProgram(ctx context.Context, out string) ([]byte, error) {
+	c := exec.CommandContext(ctx, "go", "build", "-trimpath", "-buildvcs=false", "-ldflags=-s -w -buildid=", "-o", out, programPackage)
 	c.Env = append(os.Environ(), "CGO_ENABLED=0")
 	if msg, err := c.CombinedOutput(); err != nil {
 		return nil, fmt.Errorf("build the images' program: %w\n%s", err, msg)

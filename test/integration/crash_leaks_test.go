@@ -35,7 +35,7 @@ func (t *tidy) observe() (harness.Snapshot, error) {
 // not vanish in time, and what the runtime lists.
 func (t *tidy) check(ctx context.Context) error {
 	var left []string
-	for deadline := time.Now().Add(settle); ; time.Sleep(50 * time.Millisecond) {
+	for deadline := time.Now().Add(settleTime()); ; time.Sleep(50 * time.Millisecond) {
 		after, err := t.observe()
 		if err != nil {
 			return err

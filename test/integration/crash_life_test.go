@@ -2,6 +2,7 @@ package integration
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -15,8 +16,14 @@ import (
 	"github.com/cricket-cri/cricket/test/images"
 )
 
-// lifeBudget bounds one request of a life with all its retries.
-const lifeBudget = 60 * time.Second
+// lifeBudget bounds one request of a life with all its retries. In virtual machines a
+// daemon that has been killed makes a template before it makes a pod.
+func lifeBudget() time.Duration {
+	if InVMs() {
+		return 5 * time.Minute
+	}
+	return time.Minute
+}
 
 // life is a pod from the pull of its image to the removal of both, as a kubelet leads
 // it: every request is made again until it succeeds. All lives have the same names.
@@ -31,6 +38,9 @@ type life struct {
 	attempts   [2]uint32
 	// unknownExit: exits need not be known.
 	unknownExit bool
+	// mortal: the pod's machine may die at any time, see bury.
+	mortal bool
+	deaths int
 	// between is called after each answer, with the request's error. If it returns true,
 	// a failed request is made again.
 	between func(request string, err error) (again bool, fatal error)
@@ -48,6 +58,8 @@ func newLife(n *Node) *life {
 			Linux: &cri.LinuxPodSandboxConfig{SecurityContext: &cri.LinuxSandboxSecurityContext{
 				// A process keeps this namespace: more can be left behind.
 				NamespaceOptions: &cri.NamespaceOption{Pid: cri.NamespaceMode_POD},
+				// Some deaths of machines come from within.
+				Privileged: InVMs(),
 			}},
 		},
 	}
@@ -57,15 +69,14 @@ func newLife(n *Node) *life {
 // wait lets a request wait for a daemon that is being started.
 var wait = grpc.WaitForReady(true)
 
-// lead leads the life; it returns the first error that the retries did not mend.
-func (l *life) lead(ctx context.Context) error {
-	if err := os.MkdirAll(l.config.GetLogDirectory(), 0o755); err != nil {
-		return err
-	}
-	for _, r := range []struct {
-		name string
-		do   func(context.Context) error
-	}{
+// request is one of those that make up a life.
+type request struct {
+	name string
+	do   func(context.Context) error
+}
+
+func (l *life) requests() []request {
+	return []request{
 		{"pull image", l.pull},
 		{"run pod", l.run},
 		{"create first", func(ctx context.Context) error { return l.create(ctx, 0) }},
@@ -78,17 +89,40 @@ func (l *life) lead(ctx context.Context) error {
 		{"stop pod", l.stop},
 		{"remove pod", l.remove},
 		{"remove image", l.removeImage},
-	} {
-		if err := l.insist(ctx, r.name, r.do); err != nil {
+	}
+}
+
+// lead leads the life; it returns the first error that the retries did not mend. A pod
+// whose machine has died is buried, and another takes its place.
+func (l *life) lead(ctx context.Context) error {
+	if err := os.MkdirAll(l.config.GetLogDirectory(), 0o755); err != nil {
+		return err
+	}
+	requests := l.requests()
+	for i := 0; i < len(requests); i++ {
+		r := requests[i]
+		err := l.insist(ctx, r.name, r.do)
+		if err == nil {
+			continue
+		}
+		next := l.bury
+		switch {
+		case errors.Is(err, errAnew):
+			next = l.renew
+		case !l.mortal || l.pod == "":
 			return fmt.Errorf("%s: %w", r.name, err)
 		}
+		if err2 := next(ctx); err2 != nil {
+			return fmt.Errorf("%s: %w", r.name, errors.Join(err, err2))
+		}
+		i = 0 // the image is there
 	}
 	return nil
 }
 
 // insist makes a request until it succeeds.
 func (l *life) insist(ctx context.Context, name string, do func(context.Context) error) error {
-	ctx, cancel := context.WithTimeout(ctx, lifeBudget)
+	ctx, cancel := context.WithTimeout(ctx, lifeBudget())
 	defer cancel()
 	for {
 		err := do(ctx)
@@ -123,10 +157,13 @@ func (l *life) run(ctx context.Context) error {
 	if listErr != nil {
 		return listErr
 	}
-	if len(list.GetItems()) != 1 || list.GetItems()[0].GetState() != cri.PodSandboxState_SANDBOX_READY {
+	if len(list.GetItems()) != 1 {
 		return fmt.Errorf("%w, but there are: %v", err, list.GetItems())
 	}
 	l.pod = list.GetItems()[0].GetId()
+	if list.GetItems()[0].GetState() != cri.PodSandboxState_SANDBOX_READY {
+		return fmt.Errorf("%w, but it is not ready: %v", err, list.GetItems()[0])
+	}
 	return nil
 }
 
@@ -134,6 +171,7 @@ func (l *life) create(ctx context.Context, i int) error {
 	c := l.node.ContainerConfig("sh", "-c", "trap 'exit 7' TERM; echo begun; while :; do sleep 0.02; done")
 	c.Metadata = &cri.ContainerMetadata{Name: fmt.Sprintf("life-%d", i), Attempt: l.attempts[i]}
 	c.LogPath = fmt.Sprintf("%d_%d.log", i, l.attempts[i])
+	c.Linux.SecurityContext = &cri.LinuxContainerSecurityContext{Privileged: InVMs()}
 	r, err := l.node.Runtime.CreateContainer(ctx, &cri.CreateContainerRequest{PodSandboxId: l.pod, Config: c, SandboxConfig: l.config}, wait)
 	if status.Code(err) != codes.AlreadyExists {
 		l.containers[i] = r.GetContainerId()
@@ -216,9 +254,12 @@ func (l *life) removeContainer(ctx context.Context) error {
 	return err
 }
 
+// stop stops the pod, of which nothing runs then.
 func (l *life) stop(ctx context.Context) error {
-	_, err := l.node.Runtime.StopPodSandbox(ctx, &cri.StopPodSandboxRequest{PodSandboxId: l.pod}, wait)
-	return err
+	if _, err := l.node.Runtime.StopPodSandbox(ctx, &cri.StopPodSandboxRequest{PodSandboxId: l.pod}, wait); err != nil {
+		return err
+	}
+	return l.dead(ctx)
 }
 
 func (l *life) remove(ctx context.Context) error {

@@ -163,6 +163,16 @@ func (n *Node) reboot(t *testing.T, pids ...string) {
 	t.Helper()
 	n.KillDaemon()
 	n.KillMonitor()
+	if InVMs() { // whose processes have numbers of other kernels
+		pids = nil
+		machines, err := machinePids()
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, pid := range machines {
+			pids = append(pids, strconv.Itoa(pid))
+		}
+	}
 	n.killPods(t, pids)
 	text, err := os.ReadFile("/proc/self/mounts")
 	if err != nil {

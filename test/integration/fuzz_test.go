@@ -26,6 +26,8 @@ const (
 	fuzzSeed     = 1
 	fuzzWorkers  = 4
 	fuzzRequests = 12000 // of all workers together
+
+	defaultPeriod = 100000 // µs, Linux's of a processor quota
 )
 
 // generator makes random requests: of words that mean something to the daemon, words
@@ -134,6 +136,7 @@ func spare(req *dynamicpb.Message, words map[string]bool, node *Node) {
 		}
 	}
 	set("timeout", protoreflect.ValueOfInt64(1))
+	afford(req)
 	// The seeds' pod and container go on for the others.
 	if name := req.Descriptor().Name(); words[""] && (strings.HasPrefix(string(name), "Stop") || strings.HasPrefix(string(name), "Remove")) {
 		set("pod_sandbox_id", protoreflect.ValueOfString("nothing"))
@@ -158,6 +161,24 @@ func spare(req *dynamicpb.Message, words map[string]bool, node *Node) {
 			}
 		}
 	}
+}
+
+// afford raises the processor quotas of a request to a whole processor: whoever leaves a
+// pod a thousandth of one waits for minutes for what is set up in the pod's cgroup, and that
+// is what they asked for. A quota or period that is invalid stays so.
+func afford(m protoreflect.Message) {
+	fields := m.Descriptor().Fields()
+	if quota, period := fields.ByName("cpu_quota"), fields.ByName("cpu_period"); quota != nil && period != nil {
+		if q := m.Get(quota).Int(); q > 0 {
+			m.Set(quota, protoreflect.ValueOfInt64(max(q, m.Get(period).Int(), defaultPeriod)))
+		}
+	}
+	m.Range(func(f protoreflect.FieldDescriptor, v protoreflect.Value) bool {
+		if f.Message() != nil && !f.IsMap() && !f.IsList() {
+			afford(v.Message())
+		}
+		return true
+	})
 }
 
 // TestRandomRequests: whatever a client sends, it gets an answer that blames it, and the

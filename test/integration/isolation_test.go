@@ -8,6 +8,7 @@ import (
 	"testing"
 
 	"golang.org/x/sys/unix"
+	"google.golang.org/grpc/codes"
 	"google.golang.org/protobuf/proto"
 	cri "k8s.io/cri-api/pkg/apis/runtime/v1"
 
@@ -57,11 +58,32 @@ func userNamespace(t *testing.T, n *Node) {
 	c := n.ContainerConfig("sleep", "3600")
 	c.Linux.SecurityContext = &cri.LinuxContainerSecurityContext{NamespaceOptions: proto.Clone(p.Linux.SecurityContext.NamespaceOptions).(*cri.NamespaceOption)}
 	c.Mounts = []*cri.Mount{{HostPath: volume, ContainerPath: "/v", UidMappings: mapping(host), GidMappings: mapping(host)}}
+	if !partApplies(t, "volume") { // it is refused
+		_, err := n.Runtime.CreateContainer(t.Context(), &cri.CreateContainerRequest{PodSandboxId: pod, Config: c, SandboxConfig: p})
+		WantCode(t, err, codes.FailedPrecondition)
+		c.Mounts = nil
+	}
 	id := n.Started(pod, p, c)
 	if got := strings.Fields(n.Exec(id, "cat", "/proc/self/uid_map")); strings.Join(got, " ") != fmt.Sprintf("0 %d 65536", host) {
 		t.Errorf("the map is %v", got)
 	}
-	if got := n.Exec(id, "sh", "-c", "touch /v/ours /root/x && stat -c %u:%g /v/ours /v/theirs /bin/sh /root/x"); got != "0:0\n1234:1234\n0:0\n0:0\n" {
+	if got := n.Exec(id, "sh", "-c", "touch /root/x && stat -c %u:%g /bin/sh /root/x"); got != "0:0\n0:0\n" {
+		t.Errorf("the owners are %q", got)
+	}
+	if len(c.Mounts) > 0 {
+		n.seenFromOutside(t, id, volume, host)
+	}
+	r, err := n.Runtime.PodSandboxStatus(t.Context(), &cri.PodSandboxStatusRequest{PodSandboxId: pod})
+	if err != nil || !proto.Equal(r.GetStatus().GetLinux().GetNamespaces().GetOptions().GetUsernsOptions(), users) {
+		t.Errorf("the status has %v, %v", r.GetStatus().GetLinux(), err)
+	}
+}
+
+// seenFromOutside compares what a container with a user namespace sees of a volume with
+// what the host does, and whose the process is there.
+func (n *Node) seenFromOutside(t *testing.T, id, volume string, host uint32) {
+	t.Helper()
+	if got := n.Exec(id, "sh", "-c", "touch /v/ours && stat -c %u:%g /v/ours /v/theirs"); got != "0:0\n1234:1234\n" {
 		t.Errorf("the owners are %q", got)
 	}
 	if st := stat(t, filepath.Join(volume, "ours")); st.Uid != 0 {
@@ -69,10 +91,6 @@ func userNamespace(t *testing.T, n *Node) {
 	}
 	if st := stat(t, fmt.Sprintf("/proc/%d", n.ProcessOf(id))); st.Uid != host {
 		t.Errorf("outside, the process belongs to %d", st.Uid)
-	}
-	r, err := n.Runtime.PodSandboxStatus(t.Context(), &cri.PodSandboxStatusRequest{PodSandboxId: pod})
-	if err != nil || !proto.Equal(r.GetStatus().GetLinux().GetNamespaces().GetOptions().GetUsernsOptions(), users) {
-		t.Errorf("the status has %v, %v", r.GetStatus().GetLinux(), err)
 	}
 }
 

@@ -2,8 +2,11 @@ package integration
 
 import (
 	"context"
+	"errors"
+	"fmt"
 	"math/rand/v2"
 	"os"
+	"slices"
 	"strconv"
 	"testing"
 	"time"
@@ -14,7 +17,8 @@ import (
 )
 
 // TestKillsAtRandom leads one life after the other while the daemon is killed at random
-// moments and started again, then the same with the monitor killed too.
+// moments and started again, then the same with the monitor killed too. Where pods are
+// virtual machines, these and their kernels die as well.
 // CRICKET_TEST_SEED repeats a run as far as time can be repeated.
 func TestKillsAtRandom(t *testing.T) {
 	seed := uint64(time.Now().UnixNano())
@@ -33,16 +37,42 @@ func TestKillsAtRandom(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	t.Run("daemon", func(t *testing.T) {
-		n.killAtRandom(t, tidy, 100, &killer{node: n, random: rand.New(rand.NewPCG(seed, 0))})
-	})
-	lives := 25
-	if os.Getenv(longEnv) != "" {
-		lives = 200
+	for i, s := range sprees(os.Getenv(longEnv) != "") {
+		t.Run(s.name, func(t *testing.T) {
+			n.killAtRandom(t, tidy, s.lives, &killer{node: n, random: rand.New(rand.NewPCG(seed, uint64(i))), spree: s})
+		})
 	}
-	t.Run("monitor", func(t *testing.T) {
-		n.killAtRandom(t, tidy, lives, &killer{node: n, random: rand.New(rand.NewPCG(seed, 1)), monitor: true})
-	})
+}
+
+// spree is a number of lives with kills.
+type spree struct {
+	name  string
+	lives int
+	// pause is the longest time between two kills.
+	pause time.Duration
+	// victims have the same chance to be killed.
+	victims []func(*killer, context.Context) error
+}
+
+func sprees(long bool) []spree {
+	monitors := []func(*killer, context.Context) error{
+		(*killer).killMonitor, (*killer).killDaemon,
+		func(k *killer, ctx context.Context) error { return errors.Join(k.killMonitor(ctx), k.killDaemon(ctx)) },
+	}
+	lives := func(short int) int {
+		if long {
+			return 200
+		}
+		return short
+	}
+	if InVMs() { // where a daemon that starts has more to do before the next pod
+		machines := slices.Repeat([]func(*killer, context.Context) error{(*killer).killMachine, (*killer).panicGuest}, 2)
+		return []spree{{"machine", lives(20), 8 * time.Second, append(machines, monitors...)}}
+	}
+	return []spree{
+		{"daemon", 100, time.Second, monitors[1:2]},
+		{"monitor", lives(25), time.Second, monitors},
+	}
 }
 
 // longEnv asks for the long variants of tests.
@@ -51,10 +81,12 @@ const longEnv = "CRICKET_TEST_LONG"
 func (n *Node) killAtRandom(t *testing.T, tidy *tidy, lives int, k *killer) {
 	quit, killed := make(chan struct{}), make(chan error)
 	go func() { killed <- k.run(t.Context(), quit) }()
+	deaths := 0
 	for i := range lives {
 		l := newLife(n)
 		// Whose monitor and daemon die together cannot know every exit code.
-		l.unknownExit = k.monitor
+		l.unknownExit = len(k.spree.victims) > 1
+		l.mortal = InVMs()
 		l.between = func(_ string, err error) (bool, error) {
 			// What the daemon was doing when it died is answered in one of these ways.
 			return status.Code(err) == codes.Unavailable || status.Code(err) == codes.Canceled, nil
@@ -63,12 +95,13 @@ func (n *Node) killAtRandom(t *testing.T, tidy *tidy, lives int, k *killer) {
 			t.Errorf("life %d: %v", i, err)
 			break
 		}
+		deaths += l.deaths
 	}
 	close(quit)
 	if err := <-killed; err != nil {
 		t.Error(err)
 	}
-	t.Logf("%d kills in %d lives", k.kills, lives)
+	t.Logf("%d kills in %d lives, %d pods have lost their machine", k.kills, lives, deaths)
 	if k.kills < lives/5 {
 		t.Errorf("that is too rare to prove anything")
 	}
@@ -85,10 +118,10 @@ func (n *Node) killAtRandom(t *testing.T, tidy *tidy, lives int, k *killer) {
 
 // killer kills at random moments.
 type killer struct {
-	node    *Node
-	random  *rand.Rand
-	monitor bool // kills the monitor, the daemon or both; else the daemon
-	kills   int
+	node   *Node
+	random *rand.Rand
+	spree  spree
+	kills  int
 }
 
 // run kills and starts again until quit is closed.
@@ -97,26 +130,50 @@ func (k *killer) run(ctx context.Context, quit <-chan struct{}) error {
 		select {
 		case <-quit:
 			return nil
-		case <-time.After(time.Duration(k.random.IntN(1000)) * time.Millisecond):
+		case <-time.After(time.Duration(k.random.Int64N(int64(k.spree.pause)))):
 		}
-		victim := 1
-		if k.monitor {
-			victim = k.random.IntN(3)
-		}
-		if victim != 1 { // there may be none at the moment
-			if pid, err := k.node.monitor(); err == nil {
-				_ = unix.Kill(pid, unix.SIGKILL)
-			}
+		if err := k.spree.victims[k.random.IntN(len(k.spree.victims))](k, ctx); err != nil {
+			return err
 		}
 		k.kills++
-		if victim == 0 {
-			continue
-		}
-		if err := k.node.daemon.Kill(); err != nil {
-			return err
-		}
-		if err := k.node.daemon.Start(ctx); err != nil {
-			return err
-		}
 	}
+}
+
+// killMonitor kills the monitor; there may be none at the moment.
+func (k *killer) killMonitor(context.Context) error {
+	if pid, err := k.node.monitor(); err == nil {
+		_ = unix.Kill(pid, unix.SIGKILL)
+	}
+	return nil
+}
+
+func (k *killer) killDaemon(ctx context.Context) error {
+	if err := k.node.daemon.Kill(); err != nil {
+		return err
+	}
+	return k.node.daemon.Start(ctx)
+}
+
+// killMachine kills a machine, whether it is a pod's or on its way.
+func (k *killer) killMachine(context.Context) error {
+	pids, err := machinePids()
+	if err != nil || len(pids) == 0 {
+		return err
+	}
+	if err := unix.Kill(pids[k.random.IntN(len(pids))], unix.SIGKILL); err != nil && !errors.Is(err, unix.ESRCH) {
+		return fmt.Errorf("kill machine: %w", err)
+	}
+	return nil
+}
+
+// panicGuest lets the kernel of a pod panic, if a container runs in one. It may end before
+// it has been told.
+func (k *killer) panicGuest(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(ctx, 20*time.Second)
+	defer cancel()
+	_, err := k.node.panicGuest(ctx)
+	if _, ok := status.FromError(err); ok || errors.Is(err, errNoPanic) {
+		return nil
+	}
+	return err
 }

@@ -26,10 +26,14 @@ func TestLimits(t *testing.T) {
 	})
 }
 
-// cgroupFile reads a control file of a process's cgroup, by its name in version 1 (with
-// its controller) or 2.
-func cgroupFile(t *testing.T, pid int, controller, v1, v2 string) string {
+// cgroupFile reads a control file of a container's cgroup, by its name in version 1 (with
+// its controller) or 2. That of a container in a virtual machine is seen from inside only.
+func (n *Node) cgroupFile(t *testing.T, id, controller, v1, v2 string) string {
 	t.Helper()
+	if InVMs() {
+		return strings.TrimSpace(n.Exec(id, "cat", "/sys/fs/cgroup/"+v2))
+	}
+	pid := n.ProcessOf(id)
 	data, err := os.ReadFile(fmt.Sprintf("/proc/%d/cgroup", pid))
 	if err != nil {
 		t.Fatal(err)
@@ -64,8 +68,7 @@ func updateResources(t *testing.T, n *Node) {
 	c := n.ContainerConfig("sleep", "3600")
 	c.Linux.Resources = &cri.LinuxContainerResources{CpuShares: 512, CpuQuota: 20000, CpuPeriod: 100000, MemoryLimitInBytes: 64 << 20}
 	id := n.Started(pod, p, c)
-	pid := n.ProcessOf(id)
-	if got := cgroupFile(t, pid, "memory", "memory.limit_in_bytes", "memory.max"); got != strconv.Itoa(64<<20) {
+	if got := n.cgroupFile(t, id, "memory", "memory.limit_in_bytes", "memory.max"); got != strconv.Itoa(64<<20) {
 		t.Errorf("the memory limit is %s", got)
 	}
 	for _, u := range []*cri.LinuxContainerResources{{MemoryLimitInBytes: 128 << 20}, {CpuQuota: 50000, CpuPeriod: 100000}, {CpuShares: 1024}} {
@@ -73,10 +76,10 @@ func updateResources(t *testing.T, n *Node) {
 			t.Fatalf("update to %v: %v", u, err)
 		}
 	}
-	if got := cgroupFile(t, pid, "memory", "memory.limit_in_bytes", "memory.max"); got != strconv.Itoa(128<<20) {
+	if got := n.cgroupFile(t, id, "memory", "memory.limit_in_bytes", "memory.max"); got != strconv.Itoa(128<<20) {
 		t.Errorf("the memory limit is %s after the update", got)
 	}
-	if got := cgroupFile(t, pid, "cpu", "cpu.cfs_quota_us", "cpu.max"); strings.Fields(got)[0] != "50000" {
+	if got := n.cgroupFile(t, id, "cpu", "cpu.cfs_quota_us", "cpu.max"); strings.Fields(got)[0] != "50000" {
 		t.Errorf("the quota is %s after the update", got)
 	}
 	r := n.Status(id).GetResources().GetLinux()
@@ -86,6 +89,9 @@ func updateResources(t *testing.T, n *Node) {
 	if _, err := n.Runtime.UpdatePodSandboxResources(t.Context(), &cri.UpdatePodSandboxResourcesRequest{PodSandboxId: pod,
 		Resources: &cri.LinuxContainerResources{CpuShares: 2048}}); err != nil {
 		t.Errorf("update the pod: %v", err)
+	}
+	if !partApplies(t, "cpuset") {
+		return
 	}
 	_, err := n.Runtime.UpdateContainerResources(t.Context(), &cri.UpdateContainerResourcesRequest{ContainerId: id, Linux: &cri.LinuxContainerResources{CpusetCpus: "4000"}})
 	WantCode(t, err, codes.InvalidArgument, codes.FailedPrecondition)

@@ -19,6 +19,7 @@ const (
 	binEnv    = "CRICKET_TEST_BIN"
 	crictlEnv = "CRICKET_TEST_CRICTL"
 	imagesEnv = "CRICKET_TEST_IMAGES"
+	debianEnv = "CRICKET_TEST_DEBIAN" // only with MainWithDebian
 )
 
 // programs are what the suite starts, built with failpoints.
@@ -26,40 +27,67 @@ var programs = []string{"./cmd/cricketd", "./cmd/cricket-monitor"}
 
 // Main is the suite's TestMain.
 func Main(m *testing.M) {
-	if harness.Dir() == "" {
-		if err := prepare(context.Background()); err != nil {
-			fmt.Fprintln(os.Stderr, "prepare the integration suite:", err)
-			os.Exit(1)
-		}
-	}
-	code, done, err := harness.Isolate()
-	if err != nil {
-		fmt.Fprintln(os.Stderr, err)
-		code = max(code, 1)
-	}
-	if !done && err == nil {
-		code = m.Run()
-	}
-	os.Exit(code)
+	harness.Main("integration suite", func() (int, error) {
+		return harness.InNode(prepare, func(context.Context) (int, error) { return m.Run(), nil })
+	})
 }
 
-func prepare(ctx context.Context) error {
-	out, err := exec.CommandContext(ctx, "go", "list", "-m", "-f", "{{.Dir}}").Output()
+// MainWithDebian is Main for a suite whose registry serves images of Debian's trees too.
+func MainWithDebian(m *testing.M) {
+	harness.Main("suite with Debian's images", func() (int, error) {
+		return harness.InNode(prepareDebian, func(context.Context) (int, error) { return m.Run(), nil })
+	})
+}
+
+func prepareDebian(ctx context.Context) (map[string]string, error) {
+	env, err := prepare(ctx)
 	if err != nil {
-		return fmt.Errorf("find the module: %w", err)
+		return nil, err
 	}
-	module := strings.TrimSpace(string(out))
+	module, err := moduleRoot(ctx)
+	if err != nil {
+		return nil, err
+	}
+	set, err := images.BuildDebian(ctx, images.Options{
+		Cache: filepath.Join(module, ".cache"), Say: func(f string, a ...any) { fmt.Printf(f+"\n", a...) },
+	})
+	if err != nil {
+		return nil, err
+	}
+	env[debianEnv] = set.Dir()
+	return env, nil
+}
+
+func prepare(ctx context.Context) (map[string]string, error) {
+	module, err := moduleRoot(ctx)
+	if err != nil {
+		return nil, err
+	}
 	cache := filepath.Join(module, ".cache")
 	say := func(f string, a ...any) { fmt.Printf(f+"\n", a...) }
-	set, err := images.Build(ctx, images.Options{Module: module, Cache: cache, Say: say})
+	set, err := images.Build(ctx, images.Options{Cache: cache, Say: say})
 	if err != nil {
-		return err
+		return nil, err
 	}
 	crictl, err := tools.Builder{Cache: cache, Say: say}.Build(ctx, tools.Crictl())
 	if err != nil {
-		return err
+		return nil, err
 	}
 	bin := filepath.Join(cache, "integration")
+	return map[string]string{
+		binEnv: bin, crictlEnv: crictl, imagesEnv: set.Dir(), guestEnv: filepath.Join(module, "bin", "guest"),
+	}, buildPrograms(ctx, module, bin)
+}
+
+func moduleRoot(ctx context.Context) (string, error) {
+	out, err := exec.CommandContext(ctx, "go", "list", "-m", "-f", "{{.Dir}}").Output()
+	if err != nil {
+		return "", fmt.Errorf("find the module: %w", err)
+	}
+	return strings.TrimSpace(string(out)), nil
+}
+
+func buildPrograms(ctx context.Context, module, bin string) error {
 	args := []string{"build", "-trimpath", "-buildvcs=false", "-tags=failpoint", "-o", bin + "/"}
 	cgo := "CGO_ENABLED=0"
 	if os.Getenv("CRICKET_TEST_RACE") != "" {
@@ -73,11 +101,6 @@ func prepare(ctx context.Context) error {
 	c.Env = append(os.Environ(), cgo)
 	if msg, err := c.CombinedOutput(); err != nil {
 		return fmt.Errorf("build the daemon: %w\n%s", err, msg)
-	}
-	for k, v := range map[string]string{binEnv: bin, crictlEnv: crictl, imagesEnv: set.Dir()} {
-		if err := os.Setenv(k, v); err != nil {
-			return err
-		}
 	}
 	return nil
 }

@@ -27,6 +27,7 @@ func (n *Node) Together(tests map[string]func(t *testing.T, n *Node)) {
 	n.t.Run("together", func(t *testing.T) {
 		for name, test := range tests {
 			t.Run(name, func(t *testing.T) {
+				applies(t)
 				t.Parallel()
 				test(t, n.For(t))
 			})

@@ -46,11 +46,31 @@ type Node struct {
 // are removed, LeakCheck is called, and the daemon and its monitor end.
 func Start(t *testing.T, args ...string) *Node {
 	t.Helper()
+	return startHull(t, hull{}, args...)
+}
+
+// StartPool is Start with a number of virtual machines that are kept ready, where pods are
+// such.
+func StartPool(t *testing.T, pool int, args ...string) *Node {
+	t.Helper()
+	return startHull(t, hull{pool: pool}, args...)
+}
+
+func startHull(t *testing.T, h hull, args ...string) *Node {
+	t.Helper()
+	applies(t)
 	set, err := images.Open(os.Getenv(imagesEnv))
 	if err != nil {
 		t.Fatal(err)
 	}
 	registry := images.NewRegistry(set)
+	if dir := os.Getenv(debianEnv); dir != "" {
+		debian, err := images.Open(dir)
+		if err != nil {
+			t.Fatal(err)
+		}
+		registry.AddSet(debian)
+	}
 	server, address, err := registry.Serve("127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
@@ -68,6 +88,9 @@ func Start(t *testing.T, args ...string) *Node {
 	if err != nil {
 		t.Fatal(err)
 	}
+	if args, err = hullArguments(paths, h, args); err != nil {
+		t.Fatal(err)
+	}
 	n := &Node{t: t, Registry: registry, Set: set, Paths: paths, Failpoints: filepath.Join(dir, "failpoints")}
 	n.daemon = harness.NewDaemon(paths, n.withFailpoints(harness.Cricketd(filepath.Join(os.Getenv(binEnv), "cricketd"), args...)))
 	t.Cleanup(n.end)
@@ -78,6 +101,9 @@ func Start(t *testing.T, args ...string) *Node {
 	n.Runtime, n.Images = cri.NewRuntimeServiceClient(n.conn), cri.NewImageServiceClient(n.conn)
 	if err := n.daemon.WarmUp(t.Context()); err != nil {
 		t.Fatalf("run a first pod: %v", err)
+	}
+	if h.pool == 0 {
+		n.quiet()
 	}
 	n.before = n.observe()
 	return n
@@ -96,12 +122,7 @@ func (n *Node) withFailpoints(s harness.Starter) harness.Starter {
 
 // end takes the node down; what is left in the node's namespaces fails the test.
 func (n *Node) end() {
-	if n.before != nil && !n.t.Failed() {
-		if err := n.daemon.RemovePods(context.WithoutCancel(n.t.Context())); err != nil {
-			n.t.Errorf("remove the test's pods: %v", err)
-		}
-		n.LeakCheck()
-	}
+	n.removePods()
 	n.NoPanic()
 	if n.t.Failed() {
 		n.t.Logf("the end of the daemon's log:\n%s", n.LogTail(80))
@@ -116,6 +137,23 @@ func (n *Node) end() {
 		if err := unix.Kill(pid, unix.SIGKILL); err != nil {
 			n.t.Errorf("end the monitor: %v", err)
 		}
+	}
+}
+
+// removePods removes the test's pods and looks for what is left. If the test has failed,
+// for whatever reason, only the first is tried, for the sake of the tests that follow.
+func (n *Node) removePods() {
+	if n.before == nil {
+		return
+	}
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(n.t.Context()), time.Minute)
+	defer cancel()
+	failed := n.t.Failed()
+	if err := n.daemon.RemovePods(ctx); err != nil {
+		n.t.Errorf("remove the test's pods: %v", err)
+	}
+	if !failed {
+		n.LeakCheck()
 	}
 }
 
@@ -211,7 +249,8 @@ func (n *Node) Crictl(args ...string) string {
 func (n *Node) observe() harness.Snapshot {
 	n.t.Helper()
 	s, err := harness.Observe(n.Paths.Leases, filepath.Join(n.Paths.Root, "containers"),
-		filepath.Join(n.Paths.State, "sandboxes"), filepath.Join(n.Paths.State, "containers"))
+		filepath.Join(n.Paths.State, "sandboxes"), filepath.Join(n.Paths.State, "containers"),
+		filepath.Join(n.Paths.State, "vm"), filepath.Join(n.Paths.Root, "vm"))
 	if err != nil {
 		n.t.Fatal(err)
 	}
@@ -222,7 +261,7 @@ func (n *Node) observe() harness.Snapshot {
 // images and the daemons' own processes, which may have been started anew, are no leak.
 func (n *Node) LeakCheck() {
 	n.t.Helper()
-	for deadline := time.Now().Add(settle); ; time.Sleep(100 * time.Millisecond) {
+	for deadline := time.Now().Add(settleTime()); ; time.Sleep(100 * time.Millisecond) {
 		var leaks []string
 		for _, l := range n.before.Leaks(n.observe()) {
 			if !n.expected(l) {

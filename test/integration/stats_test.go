@@ -64,7 +64,14 @@ func statsCPU(t *testing.T, n *Node) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	near(t, "of the pod", float64(s.GetStats().GetLinux().GetCpu().GetUsageCoreNanoSeconds().GetValue()), float64(b.GetUsageCoreNanoSeconds().GetValue()))
+	whole, part := s.GetStats().GetLinux().GetCpu().GetUsageCoreNanoSeconds().GetValue(), b.GetUsageCoreNanoSeconds().GetValue()
+	if InVMs() { // the hypervisor is in it, and the guest counts time that the host did not give it
+		if whole < part/2 || whole > part+uint64(10*time.Second) {
+			t.Errorf("the pod's %d nanoseconds, the container's %d", whole, part)
+		}
+		return
+	}
+	near(t, "of the pod", float64(whole), float64(part))
 }
 
 func statsMemory(t *testing.T, n *Node) {

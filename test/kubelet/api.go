@@ -101,7 +101,7 @@ func (k *kubelet) get(ctx context.Context, path string, v any) error {
 }
 
 func (k *kubelet) request(ctx context.Context, method, path string) ([]byte, error) {
-	if err := k.alive(); err != nil {
+	if err := k.Alive(); err != nil {
 		return nil, err
 	}
 	ctx, cancel := context.WithTimeout(ctx, 10*time.Second)

@@ -17,7 +17,7 @@ var complaint = regexp.MustCompile(`^[WE]\d{4} \d\d:\d\d:\d\d\.\d+ +\d+ ([^\]]+)
 
 // complaints is an error that lists what the kubelet logged beyond what is expected.
 func (n *node) complaints(context.Context) error {
-	data, err := os.ReadFile(n.kubelet.log)
+	data, err := os.ReadFile(n.kubelet.Log)
 	if err != nil {
 		return err
 	}

@@ -2,15 +2,10 @@ package main
 
 import (
 	"bytes"
-	"errors"
 	"fmt"
 	"os"
 	"os/exec"
 	"path/filepath"
-	"syscall"
-	"time"
-
-	"golang.org/x/sys/unix"
 
 	"github.com/cricket-cri/cricket/test/harness"
 )
@@ -50,78 +45,32 @@ featureGates: {PodAndContainerStatsFromCRI: %[5]t, EventedPLEG: %[5]t}
 
 // kubelet is one kubelet process at a time.
 type kubelet struct {
-	path, log, socket string
-	modern            bool // figures and events come from the runtime
-	cmd               *exec.Cmd
-	ended             chan struct{}
+	harness.Process
+	socket string
+	modern bool // figures and events come from the runtime
 }
 
 func newKubelet(path, log, socket string) *kubelet {
-	return &kubelet{path: path, log: log, socket: socket}
+	k := &kubelet{socket: socket}
+	k.Process = harness.Process{Name: "the kubelet", Log: log, Command: func() (*exec.Cmd, error) { return k.command(path) }}
+	return k
 }
 
-// start does not wait until it answers.
-func (k *kubelet) start() error {
+func (k *kubelet) command(path string) (*exec.Cmd, error) {
 	if err := os.MkdirAll(manifests, 0o755); err != nil {
-		return err
+		return nil, err
 	}
 	config := filepath.Join(harness.Dir(), "kubelet.yaml")
 	text := fmt.Sprintf(configuration, k.socket, manifests, logMaxBytes, logMaxFiles, k.modern)
 	if err := os.WriteFile(config, []byte(text), 0o644); err != nil {
-		return err
+		return nil, err
 	}
-	log, err := os.OpenFile(k.log, os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o644)
-	if err != nil {
-		return err
-	}
-	defer log.Close()
-	c := exec.Command(k.path, "--config", config, "--hostname-override", hostname, "--node-ip", nodeIP, "--v", "2")
-	c.Stdout, c.Stderr = log, log
-	c.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
-	if err := c.Start(); err != nil {
-		return fmt.Errorf("start the kubelet: %w", err)
-	}
-	ended := make(chan struct{})
-	k.cmd, k.ended = c, ended
-	go func() {
-		_ = c.Wait()
-		close(ended)
-	}()
-	return nil
-}
-
-// alive is an error if the kubelet has ended.
-func (k *kubelet) alive() error {
-	select {
-	case <-k.ended:
-		return errors.New("the kubelet has ended; see " + k.log)
-	default:
-		return nil
-	}
-}
-
-// stop ends it with SIGTERM, or with SIGKILL if that is not enough.
-func (k *kubelet) stop() error {
-	if k.cmd == nil {
-		return nil
-	}
-	for _, s := range []unix.Signal{unix.SIGTERM, unix.SIGKILL} {
-		if err := k.cmd.Process.Signal(s); err != nil && !errors.Is(err, os.ErrProcessDone) {
-			return fmt.Errorf("signal the kubelet: %w", err)
-		}
-		select {
-		case <-k.ended:
-			k.cmd = nil
-			return nil
-		case <-time.After(20 * time.Second):
-		}
-	}
-	return errors.New("the kubelet does not end")
+	return exec.Command(path, "--config", config, "--hostname-override", hostname, "--node-ip", nodeIP, "--v", "2"), nil
 }
 
 // said tells whether the kubelet has logged all the given words in one line.
 func (k *kubelet) said(words ...string) error {
-	data, err := os.ReadFile(k.log)
+	data, err := os.ReadFile(k.Log)
 	if err != nil {
 		return err
 	}

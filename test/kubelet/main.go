@@ -14,13 +14,7 @@ import (
 	"context"
 	"flag"
 	"fmt"
-	"os"
-	"os/exec"
-	"os/signal"
 	"path/filepath"
-	"strings"
-
-	"golang.org/x/sys/unix"
 
 	"github.com/cricket-cri/cricket/hack/tools"
 	"github.com/cricket-cri/cricket/test/harness"
@@ -39,14 +33,7 @@ type options struct {
 	arguments                []string // for the daemon
 }
 
-func main() {
-	code, err := run()
-	if err != nil {
-		fmt.Fprintln(os.Stderr, "kubelet:", err)
-		code = max(code, 1)
-	}
-	os.Exit(code)
-}
+func main() { harness.Main("kubelet", run) }
 
 func run() (int, error) {
 	var o options
@@ -55,45 +42,20 @@ func run() (int, error) {
 	flag.StringVar(&o.reports, "reports", ".cache/reports", "directory for the logs of the kubelet and the daemon")
 	flag.Parse()
 	o.arguments = flag.Args()
-	ctx, stop := signal.NotifyContext(context.Background(), unix.SIGINT, unix.SIGTERM)
-	defer stop()
-	if harness.Dir() == "" {
-		if err := prepare(ctx, o); err != nil {
-			return 1, err
-		}
-		stop() // Isolate looks after signals itself
-	}
-	code, done, err := harness.Isolate()
-	if done || err != nil {
-		return code, err
-	}
-	return inside(ctx, o)
+	return harness.InNode(o.prepare, func(ctx context.Context) (int, error) { return inside(ctx, o) })
 }
 
-// prepare builds what the test needs, with the machine's own network, and hands the
-// paths on in the environment.
-func prepare(ctx context.Context, o options) error {
+// prepare builds what the test needs.
+func (o options) prepare(ctx context.Context) (map[string]string, error) {
 	say := func(f string, a ...any) { fmt.Printf(f+"\n", a...) }
-	out, err := exec.CommandContext(ctx, "go", "list", "-m", "-f", "{{.Dir}}").Output()
+	set, err := images.Build(ctx, images.Options{Cache: o.cache, Say: say})
 	if err != nil {
-		return fmt.Errorf("find the module: %w", err)
-	}
-	set, err := images.Build(ctx, images.Options{Module: strings.TrimSpace(string(out)), Cache: o.cache, Say: say})
-	if err != nil {
-		return err
+		return nil, err
 	}
 	kubelet, err := tools.Builder{Cache: o.cache, Say: say}.Build(ctx, tools.Kubelet())
 	if err != nil {
-		return err
+		return nil, err
 	}
 	cricketd, err := filepath.Abs(o.cricketd)
-	if err != nil {
-		return err
-	}
-	for k, v := range map[string]string{kubeletEnv: kubelet, cricketdEnv: cricketd, imagesEnv: set.Dir()} {
-		if err := os.Setenv(k, v); err != nil {
-			return err
-		}
-	}
-	return nil
+	return map[string]string{kubeletEnv: kubelet, cricketdEnv: cricketd, imagesEnv: set.Dir()}, err
 }

@@ -9,7 +9,6 @@ import (
 	"strings"
 	"time"
 
-	"golang.org/x/sys/unix"
 	"google.golang.org/grpc"
 	cri "k8s.io/cri-api/pkg/apis/runtime/v1"
 
@@ -28,17 +27,14 @@ type node struct {
 	pod     pod              // as step "the pod runs" found it
 }
 
+// withoutMachines is a configuration without virtual machines: those that a daemon keeps
+// ready for pods would look like something left behind.
+const withoutMachines = "[vm]\nimage = \"/nowhere\"\n"
+
 // newNode starts cricketd, a registry beside it and the kubelet.
 func newNode(ctx context.Context, o options) (*node, error) {
-	// What the kubelet keeps on a machine is private to the node.
-	for _, target := range []string{"/var/lib", "/var/log"} {
-		source := filepath.Join(harness.Dir(), strings.TrimPrefix(target, "/"))
-		if err := os.MkdirAll(source, 0o755); err != nil {
-			return nil, err
-		}
-		if err := unix.Mount(source, target, "", unix.MS_BIND, ""); err != nil {
-			return nil, fmt.Errorf("bind %s: %w", target, err)
-		}
+	if err := harness.PrivateState(); err != nil {
+		return nil, err
 	}
 	set, err := images.Open(os.Getenv(imagesEnv))
 	if err != nil {
@@ -63,14 +59,19 @@ func newNode(ctx context.Context, o options) (*node, error) {
 	if err != nil {
 		return nil, err
 	}
-	n := &node{daemon: harness.NewDaemon(paths, harness.Cricketd(os.Getenv(cricketdEnv), o.arguments...))}
+	config := filepath.Join(paths.Dir, "config.toml")
+	if err := os.WriteFile(config, []byte(withoutMachines), 0o644); err != nil {
+		return nil, err
+	}
+	args := append([]string{"--config", config}, o.arguments...)
+	n := &node{daemon: harness.NewDaemon(paths, harness.Cricketd(os.Getenv(cricketdEnv), args...))}
 	if n.conn, err = n.daemon.Dial(); err != nil {
 		return nil, err
 	}
 	n.runtime = cri.NewRuntimeServiceClient(n.conn)
 	n.kubelet = newKubelet(os.Getenv(kubeletEnv), kubeletLog, paths.Socket)
 	n.close = func() {
-		_ = errors.Join(n.kubelet.stop(), n.conn.Close(), n.daemon.Kill(), server.Close())
+		_ = errors.Join(n.kubelet.Stop(), n.conn.Close(), n.daemon.Kill(), server.Close())
 	}
 	if err := errors.Join(n.daemon.Start(ctx), n.daemon.WarmUp(ctx)); err != nil {
 		n.close()
@@ -94,7 +95,7 @@ func (n *node) left() error {
 		return err
 	}
 	layers := "mount " + filepath.Join(n.daemon.Paths.State, "layers") + "/"
-	daemons := []string{n.kubelet.path, n.daemon.Paths.Socket}
+	daemons := []string{os.Getenv(kubeletEnv), n.daemon.Paths.Socket}
 	var leaks []string
 	for _, l := range n.before.Leaks(after) {
 		ours := strings.HasPrefix(l, layers)

@@ -55,7 +55,7 @@ func inside(ctx context.Context, o options) (int, error) {
 			break // nothing can be asked of a pod that does not run
 		}
 	}
-	fmt.Printf("the logs are %s and %s\n%d passed, %d failed\n", n.kubelet.log, n.daemon.Paths.Log, passed, failed)
+	fmt.Printf("the logs are %s and %s\n%d passed, %d failed\n", n.kubelet.Log, n.daemon.Paths.Log, passed, failed)
 	return min(failed, 1), nil
 }
 
@@ -84,7 +84,7 @@ func (n *node) steps() []step {
 }
 
 func (n *node) start(ctx context.Context) error {
-	if err := n.kubelet.start(); err != nil {
+	if err := n.kubelet.Start(); err != nil {
 		return err
 	}
 	// Its cgroups and directories are there when it first looks for pods.
@@ -251,7 +251,7 @@ func (n *node) killDaemon(ctx context.Context) error {
 // restartKubelet starts a kubelet that gets figures and events from the runtime.
 func (n *node) restartKubelet(ctx context.Context) error {
 	n.kubelet.modern = true
-	if err := errors.Join(n.kubelet.stop(), n.kubelet.start()); err != nil {
+	if err := errors.Join(n.kubelet.Stop(), n.kubelet.Start()); err != nil {
 		return err
 	}
 	return n.unchanged(ctx)

@@ -10,6 +10,7 @@ import (
 	"os"
 	"os/signal"
 	"path/filepath"
+	"slices"
 
 	"github.com/cricket-cri/cricket/hack/tools"
 )
@@ -27,8 +28,8 @@ func run() error {
 	flag.Parse()
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt)
 	defer stop()
-	known := map[string]tools.Tool{"crictl": tools.Crictl(), "runc": tools.Runc(), "golangci-lint": tools.Linter(), "kubelet": tools.Kubelet()}
-	for _, t := range tools.Containerd() {
+	known := map[string]tools.Tool{}
+	for _, t := range slices.Concat([]tools.Tool{tools.Crictl(), tools.Runc(), tools.Linter()}, tools.Containerd(), tools.Cluster()) {
 		known[t.Name] = t
 	}
 	b := tools.Builder{Cache: *cache, Say: func(f string, a ...any) { fmt.Printf(f+"\n", a...) }}

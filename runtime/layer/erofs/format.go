@@ -28,6 +28,8 @@ const (
 	direntSize   = 12
 	maxName      = 255
 	maxTarget    = BlockSize - 1
+	deviceTable  = 8   // EROFS_FEATURE_INCOMPAT_DEVICE_TABLE
+	deviceSize   = 128 // of an entry in that table
 )
 
 // File types of directory entries.
@@ -39,6 +41,31 @@ const (
 	typeFifo    = 5
 	typeSymlink = 7
 )
+
+// addDevices notes in block 0 that the image goes on on other devices, each of so many
+// blocks, one after the other from a block on. A kernel that is given these devices by
+// name finds the blocks there, and one that is not finds them behind the image itself.
+func addDevices(block []byte, from uint32, devices []uint32) {
+	sb := block[superOffset:]
+	le := binary.LittleEndian
+	le.PutUint32(sb[80:], deviceTable)
+	le.PutUint16(sb[86:], uint16(len(devices)))
+	le.PutUint16(sb[88:], (superOffset+superSize)/deviceSize)
+	for i, blocks := range devices {
+		entry := sb[superSize+i*deviceSize:]
+		le.PutUint32(entry[64:], blocks) // behind a tag that nobody needs
+		le.PutUint32(entry[68:], from)
+		from += blocks
+	}
+	le.PutUint32(sb[4:], 0)
+	le.PutUint32(sb[4:], checksum(sb))
+}
+
+// aligned rounds blocks up to a multiple of bytes; 0 leaves them as they are.
+func aligned(blocks, bytes uint64) uint64 {
+	step := max(bytes/BlockSize, 1)
+	return (blocks + step - 1) / step * step
+}
 
 // superblock encodes block 0.
 func superblock(root uint16, inodes uint64, blocks, metaStart uint32, uuid [16]byte) []byte {

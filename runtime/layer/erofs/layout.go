@@ -4,6 +4,7 @@ import (
 	"encoding/binary"
 	"fmt"
 	"io"
+	"math"
 	"slices"
 
 	"golang.org/x/sys/unix"
@@ -23,7 +24,7 @@ type layout struct {
 }
 
 // finish writes everything behind the data, and the superblock as the last of all.
-func (w *writer) finish(out io.WriterAt, uuid [16]byte) (Result, error) {
+func (w *writer) finish(out io.WriterAt, o Options) (Result, error) {
 	start, err := w.out.block()
 	if err != nil {
 		return Result{}, err
@@ -33,18 +34,8 @@ func (w *writer) finish(out io.WriterAt, uuid [16]byte) (Result, error) {
 		return Result{}, err
 	}
 	inodeBlocks := (l.end + BlockSize - 1) / BlockSize
-	if err := l.writeInodes(w.out, start+uint32(inodeBlocks)); err != nil {
+	if err := l.write(w.out, start+uint32(inodeBlocks)); err != nil {
 		return Result{}, err
-	}
-	for _, n := range l.order {
-		if n.spills() {
-			if err := w.out.write(n.content()); err != nil {
-				return Result{}, err
-			}
-			if err := w.out.align(); err != nil {
-				return Result{}, err
-			}
-		}
 	}
 	blocks, err := w.out.block()
 	if err != nil {
@@ -53,11 +44,15 @@ func (w *writer) finish(out io.WriterAt, uuid [16]byte) (Result, error) {
 	if err := w.out.flush(); err != nil {
 		return Result{}, err
 	}
-	sb := superblock(rootOffset/slotSize, uint64(len(l.order)), blocks, start, uuid)
+	whole := aligned(uint64(blocks), uint64(o.Align))
+	if whole > math.MaxUint32 {
+		return Result{}, tooLarge()
+	}
+	sb := superblock(rootOffset/slotSize, uint64(len(l.order)), uint32(whole), start, o.UUID)
 	if _, err := out.WriteAt(sb, 0); err != nil {
 		return Result{}, fmt.Errorf("write superblock: %w", err)
 	}
-	return Result{Size: int64(blocks) * BlockSize, Inodes: uint64(len(l.order))}, nil
+	return Result{Size: int64(whole) * BlockSize, Inodes: uint64(len(l.order))}, nil
 }
 
 // placeAll gives every inode its place, level by level, so that the inodes of one
@@ -124,6 +119,25 @@ func (n *node) content() []byte {
 		return n.dirents()
 	}
 	return []byte(n.target)
+}
+
+// write writes the inodes and, from block spill on, what did not fit beside them.
+func (l *layout) write(out *output, spill uint32) error {
+	if err := l.writeInodes(out, spill); err != nil {
+		return err
+	}
+	for _, n := range l.order {
+		if !n.spills() {
+			continue
+		}
+		if err := out.write(n.content()); err != nil {
+			return err
+		}
+		if err := out.align(); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // writeInodes writes the inode area; spilled blocks begin at block spill.

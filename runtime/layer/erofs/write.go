@@ -38,6 +38,9 @@ type Options struct {
 	// Verify, if set, is called when the tar has been read to its end. If it fails,
 	// the superblock is not written and Write answers its error.
 	Verify func() error
+	// Align makes the image's size a multiple of so many bytes, which is one of BlockSize.
+	// Nothing is written there: the caller lengthens the file to Result.Size.
+	Align int64
 }
 
 // Result says what an image holds.
@@ -68,7 +71,7 @@ func Write(ctx context.Context, out io.WriterAt, r io.Reader, o Options) (Result
 			return Result{}, err
 		}
 	}
-	res, err := w.finish(out, o.UUID)
+	res, err := w.finish(out, o)
 	if err != nil {
 		return Result{}, err
 	}

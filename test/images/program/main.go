@@ -6,6 +6,8 @@
 //	nnp     prints its effective user id, installed setuid root
 //	pause   waits for SIGINT or SIGTERM and reaps orphans
 //	spew    spew BYTES LINE: writes BYTES bytes of lines, LINE bytes each
+//	hostile hostile PORT: takes over the virtual machine that it is in, as a privileged
+//	        container, and floods a channel to the host with garbage
 package main
 
 import (
@@ -46,6 +48,10 @@ func run(args []string) error {
 		return pause()
 	case "spew":
 		return spew(args[1:])
+	case "hostile":
+		return hostile(args[1:])
+	case seizer:
+		return seize(args[0])
 	default:
 		return fmt.Errorf("no program of this name")
 	}

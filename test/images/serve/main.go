@@ -28,7 +28,6 @@ func main() {
 func run() error {
 	listen := flag.String("listen", "127.0.0.1:5055", "HOST:PORT to serve on; empty: only make the images")
 	cache := flag.String("cache", ".cache", "directory that keeps the images")
-	module := flag.String("module", ".", "root of this module")
 	layout := flag.String("layout", "", "serve this image layout, which an earlier call made, instead of making the images")
 	flag.Parse()
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
@@ -39,7 +38,7 @@ func run() error {
 	if *layout != "" {
 		set, err = images.Open(*layout)
 	} else {
-		set, err = images.Build(ctx, images.Options{Module: *module, Cache: *cache, Say: say})
+		set, err = images.Build(ctx, images.Options{Cache: *cache, Say: say})
 	}
 	if err != nil {
 		return err

@@ -5,6 +5,7 @@ import (
 	"bufio"
 	"fmt"
 	"io"
+	"net"
 	"os"
 	"os/exec"
 	"os/signal"
@@ -21,6 +22,10 @@ func main() {
 			panic(err)
 		}
 		return n
+	}
+	self, err := os.Executable()
+	if err != nil {
+		panic(err)
 	}
 	switch os.Args[1] {
 	case "exit":
@@ -73,27 +78,35 @@ func main() {
 		os.Exit(9)
 	case "family": // children and grandchildren that sleep, one of them in a session of its own
 		for range 3 {
-			c := exec.Command("/payload", "child")
+			c := exec.Command(self, "child")
+			said, err := c.StdoutPipe()
+			if err != nil {
+				panic(err)
+			}
 			if err := c.Start(); err != nil {
 				panic(err)
 			}
+			if _, err := io.ReadFull(said, make([]byte, 1)); err != nil {
+				panic(err)
+			}
 		}
-		orphan := exec.Command("/payload", "orphan")
+		orphan := exec.Command(self, "orphan")
 		if err := orphan.Run(); err != nil {
 			panic(err)
 		}
 		fmt.Println("family ready")
 		time.Sleep(time.Hour)
 	case "orphan": // a grandchild without a parent
-		if err := exec.Command("/payload", "sleep", "3600000").Start(); err != nil {
+		if err := exec.Command(self, "sleep", "3600000").Start(); err != nil {
 			panic(err)
 		}
 	case "child":
-		c := exec.Command("/payload", "sleep", "3600000")
+		c := exec.Command(self, "sleep", "3600000")
 		c.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
 		if err := c.Start(); err != nil {
 			panic(err)
 		}
+		os.Stdout.WriteString(".") // the grandchild is there
 		time.Sleep(time.Hour)
 	case "until": // wait for a file, write bytes, make another file
 		fmt.Println("waiting")
@@ -130,6 +143,8 @@ func main() {
 		_ = all
 	case "spy": // on process 1, as far as it lets us
 		spy()
+	case "serve": // the socket that is descriptor 3; words go to the file that is the next one
+		serve(os.NewFile(3, "socket"), os.NewFile(uintptr(arg(2)), "file"))
 	case "tty":
 		var b [64]byte
 		fmt.Println("tty ready")
@@ -166,6 +181,29 @@ func spy() {
 	for _, ns := range []string{"mnt", "net", "ipc", "uts"} {
 		link, err := os.Readlink("/proc/1/ns/" + ns)
 		show(ns, link, err)
+	}
+}
+
+// serve notes and answers one word a connection, until it is told to quit.
+func serve(socket, file *os.File) {
+	l, err := net.FileListener(socket)
+	if err != nil {
+		panic(err)
+	}
+	fmt.Println("serving")
+	for {
+		conn, err := l.Accept()
+		if err != nil {
+			panic(err)
+		}
+		word, _ := io.ReadAll(conn)
+		fmt.Printf("got %s\n", word)
+		fmt.Fprintf(file, "%s ", word)
+		fmt.Fprintf(conn, "got %s", word)
+		conn.Close()
+		if string(word) == "quit" {
+			os.Exit(6)
+		}
 	}
 }
 

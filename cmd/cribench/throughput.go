@@ -1,0 +1,193 @@
+package main
+
+import (
+	"bufio"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"maps"
+	"os"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"time"
+
+	cri "k8s.io/cri-api/pkg/apis/runtime/v1"
+)
+
+const (
+	// Where a container finds this program, and a directory of the host.
+	probeDir, dataDir = "/cribench", "/cribench-data"
+	// logLines are what a container writes to its log, of logLine bytes each.
+	logLines, logLine = 640_000, 100
+	// probeTime bounds one measurement in a container, in seconds.
+	probeTime = 300
+	// logTime bounds the writing of a log.
+	logTime = 5 * time.Minute
+)
+
+// throughput measures in one pod what goes through: the image's files, a directory of the
+// host, the network and the log.
+func (b *bench) throughput(ctx context.Context) error {
+	mounts, err := b.probeMounts()
+	if err != nil {
+		return err
+	}
+	p := b.newPod()
+	defer b.discard(ctx, p)
+	p.container.Mounts = mounts
+	p.container.Command = probeCommand("serve")
+	if err := p.start(ctx, "", false); err != nil {
+		return err
+	}
+	for _, args := range [][]string{{"root", "/"}, {"volume", dataDir}} {
+		rates, err := p.probe(ctx, args...)
+		if err != nil {
+			return err
+		}
+		for _, name := range slices.Sorted(maps.Keys(rates)) {
+			b.result.addRate(name, rates[name])
+		}
+	}
+	if err := p.network(ctx); err != nil {
+		return err
+	}
+	return p.log(ctx)
+}
+
+// probeMounts are this program and an empty directory.
+func (b *bench) probeMounts() ([]*cri.Mount, error) {
+	bin, data := filepath.Join(b.logs, "bin"), filepath.Join(b.logs, "data")
+	if err := errors.Join(os.MkdirAll(bin, 0o755), os.MkdirAll(data, 0o777)); err != nil {
+		return nil, err
+	}
+	if err := copySelf(filepath.Join(bin, "cribench")); err != nil {
+		return nil, fmt.Errorf("copy this program: %w", err)
+	}
+	return []*cri.Mount{
+		{HostPath: bin, ContainerPath: probeDir, Readonly: true},
+		{HostPath: data, ContainerPath: dataDir},
+	}, nil
+}
+
+func copySelf(to string) (err error) {
+	from, err := os.Open("/proc/self/exe")
+	if err != nil {
+		return err
+	}
+	defer from.Close()
+	f, err := os.OpenFile(to, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o755)
+	if errors.Is(err, os.ErrExist) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, f.Close()) }()
+	_, err = io.Copy(f, from)
+	return err
+}
+
+func probeCommand(args ...string) []string {
+	return append([]string{filepath.Join(probeDir, "cribench"), "probe"}, args...)
+}
+
+// probe runs this program in the container and returns the rates that it found.
+func (p *pod) probe(ctx context.Context, args ...string) (map[string]float64, error) {
+	r, err := p.b.runtime.ExecSync(ctx, &cri.ExecSyncRequest{ContainerId: p.ctr, Cmd: probeCommand(args...), Timeout: probeTime})
+	if err != nil {
+		return nil, fmt.Errorf("probe %s: %w", args[0], err)
+	}
+	if r.GetExitCode() != 0 {
+		return nil, fmt.Errorf("probe %s: exit code %d: %s", args[0], r.GetExitCode(), r.GetStderr())
+	}
+	var rates map[string]float64
+	if err := json.Unmarshal(r.GetStdout(), &rates); err != nil {
+		return nil, fmt.Errorf("probe %s: %w: %.200q", args[0], err, r.GetStdout())
+	}
+	return rates, nil
+}
+
+// network measures between here and the pod, if it has a network of its own.
+func (p *pod) network(ctx context.Context) error {
+	if p.b.o.hostNet {
+		return nil
+	}
+	r, err := p.b.runtime.PodSandboxStatus(ctx, &cri.PodSandboxStatusRequest{PodSandboxId: p.id})
+	if err != nil {
+		return fmt.Errorf("ask for the pod's address: %w", err)
+	}
+	in, out, err := streams(ctx, r.GetStatus().GetNetwork().GetIp())
+	if err != nil {
+		return fmt.Errorf("measure the network: %w", err)
+	}
+	p.b.result.addRate("network: into the pod", in)
+	p.b.result.addRate("network: out of the pod", out)
+	return nil
+}
+
+// log has a second container write to its log, from its start until all lines are there.
+func (p *pod) log(ctx context.Context) error {
+	c := p.container
+	c.Metadata = &cri.ContainerMetadata{Name: "log"}
+	c.Command = probeCommand("log", strconv.Itoa(logLines))
+	c.LogPath = "main/log.log"
+	r, err := p.b.runtime.CreateContainer(ctx, &cri.CreateContainerRequest{PodSandboxId: p.id, Config: c, SandboxConfig: p.config})
+	if err != nil {
+		return fmt.Errorf("measure the log: %w", err)
+	}
+	path, began := filepath.Join(p.config.LogDirectory, c.LogPath), time.Now()
+	if _, err := p.b.runtime.StartContainer(ctx, &cri.StartContainerRequest{ContainerId: r.GetContainerId()}); err != nil {
+		return fmt.Errorf("measure the log: %w", err)
+	}
+	rate, err := logRate(ctx, path, began)
+	if err != nil {
+		return fmt.Errorf("measure the log: %w", err)
+	}
+	p.b.result.addRate("log", rate)
+	return nil
+}
+
+// logRate is measured between the first lines and the last, by what the container wrote:
+// stamps come on top. The program's start is part of it only where half of the log is there
+// when the first of it is seen.
+func logRate(ctx context.Context, path string, began time.Time) (float64, error) {
+	var first, end int64
+	for deadline := time.Now().Add(logTime); time.Now().Before(deadline); {
+		if err := ctx.Err(); err != nil {
+			return 0, err
+		}
+		size := int64(0)
+		if st, err := os.Stat(path); err == nil {
+			size = st.Size()
+		}
+		switch {
+		case size > 0 && end == 0:
+			line, err := firstLine(path)
+			if err != nil {
+				return 0, err
+			}
+			end = logLines * line
+			if size < end/2 {
+				began, first = time.Now(), size
+			}
+		case size > 0 && size >= end:
+			return rateOf(logLines*logLine*(size-first)/size, began), nil
+		}
+		time.Sleep(2 * time.Millisecond)
+	}
+	return 0, fmt.Errorf("not all of it within %s", logTime)
+}
+
+// firstLine is the length of a log's first line; the others have the same.
+func firstLine(path string) (int64, error) {
+	f, err := os.Open(path)
+	if err != nil {
+		return 0, err
+	}
+	defer f.Close()
+	line, err := bufio.NewReader(f).ReadSlice('\n')
+	return int64(len(line)), err
+}

@@ -1,0 +1,31 @@
+package cri
+
+import (
+	"testing"
+
+	v1 "k8s.io/cri-api/pkg/apis/runtime/v1"
+)
+
+func TestConditionsOfOthers(t *testing.T) {
+	s := paperServer(t, paperContainer{}, &paperImages{})
+	s.opts.Network, s.opts.Drivers = network{}, nil
+	types := func() (all []string) {
+		resp, err := s.Status(t.Context(), &v1.StatusRequest{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, c := range resp.GetStatus().GetConditions() {
+			all = append(all, c.GetType())
+		}
+		return all
+	}
+	if got := types(); len(got) != 2 {
+		t.Errorf("without others: %v", got)
+	}
+	s.opts.Conditions = func() []Condition {
+		return []Condition{{Type: "MachinesReady", Reason: "Starting", Message: "wait"}}
+	}
+	if got := types(); len(got) != 3 || got[0] != v1.RuntimeReady || got[1] != v1.NetworkReady || got[2] != "MachinesReady" {
+		t.Errorf("conditions: %v", got)
+	}
+}

@@ -1,0 +1,50 @@
+package monitor
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"testing"
+	"time"
+
+	"github.com/containerd/errdefs"
+	"github.com/opencontainers/runtime-spec/specs-go"
+
+	"github.com/cricket-cri/cricket/runtime/oci"
+)
+
+// A daemon that died while it had a container created deletes that when it is started
+// again: the creation, which nobody can take back in its middle, ends first.
+func TestDeleteWaitsForCreation(t *testing.T) {
+	eachRuntime(t, func(t *testing.T, rt oci.Runtime) {
+		real, err := exec.LookPath(rt.Path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		slow := filepath.Join(t.TempDir(), filepath.Base(real))
+		script := fmt.Sprintf("#!/bin/sh\ncase \" $* \" in *' create '*) sleep 1;; esac\nexec %s \"$@\"\n", real)
+		if err := os.WriteFile(slow, []byte(script), 0o755); err != nil {
+			t.Fatal(err)
+		}
+		n := newNode(t, rt)
+		rt.Path = slow
+		req := n.bundle([]string{"sleep", "100"}, func(_ *specs.Spec, r *CreateRequest) { r.Runtime = rt })
+		gone, die := context.WithCancel(t.Context())
+		go func() { _, _ = n.client.Create(gone, req) }()
+		time.Sleep(300 * time.Millisecond) // it is on its way
+		die()
+		if err := n.client.Delete(t.Context(), req.ID); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := n.client.State(t.Context(), req.ID); !errors.Is(err, errdefs.ErrNotFound) {
+			t.Errorf("after Delete: %v", err)
+		}
+		req.Runtime.Path = real
+		if _, err := n.client.Create(t.Context(), req); err != nil {
+			t.Errorf("create again: %v", err)
+		}
+	})
+}

@@ -1,0 +1,176 @@
+package mux
+
+import (
+	"bytes"
+	"context"
+	"crypto/rand"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"sync"
+	"time"
+
+	"github.com/containerd/errdefs"
+)
+
+const (
+	// maxStale bounds what a new host drops before the guest answers: what can be under
+	// way is a fraction of that.
+	maxStale = 4 << 20
+	// farewell is how long Close waits for the port to take the last frame.
+	farewell = 100 * time.Millisecond
+)
+
+// Session is the host's side of a channel. It is safe for concurrent use.
+type Session struct {
+	s     *session
+	port  io.Closer
+	wrote chan struct{} // closed when nothing is being written any more
+	ended sync.WaitGroup
+}
+
+// Connect greets the guest on a port and takes over from whatever host was there
+// before. ctx bounds the greeting only, and should have a deadline: QEMU leaves a second
+// client of a port hanging without a word. The port is the session's from now on; it is
+// closed if Connect fails.
+func Connect(ctx context.Context, port io.ReadWriteCloser, o Options) (*Session, error) {
+	d := newDecoder(port, false)
+	stop := context.AfterFunc(ctx, func() { port.Close() })
+	err := greet(port, d)
+	if !stop() {
+		err = ctx.Err()
+	}
+	if err != nil {
+		port.Close()
+		return nil, fmt.Errorf("greet guest: %w: %w", errdefs.ErrUnavailable, err)
+	}
+	l := newLink(port)
+	s := &Session{s: newSession(l, o.withDefaults(), true), port: port, wrote: make(chan struct{})}
+	s.ended.Go(func() { s.end(s.read(d)) })
+	s.ended.Go(func() {
+		defer close(s.wrote)
+		if err := l.write(); err != nil {
+			s.end(err)
+		}
+	})
+	return s, nil
+}
+
+func greet(port io.ReadWriter, d *decoder) error {
+	nonce := make([]byte, nonceSize)
+	if _, err := rand.Read(nonce); err != nil {
+		return err
+	}
+	if _, err := port.Write(appendHello(make([]byte, maxFrame), nonce)); err != nil {
+		return err
+	}
+	echo := append(helloStart(), nonce...)
+	if err := d.skipTo(echo, maxStale); err != nil {
+		return err
+	}
+	// What follows is the guest's version, of which there is only one.
+	f, err := d.next()
+	if err != nil {
+		return err
+	}
+	if v := f.payload[helloSize-1]; f.kind != kindHello || v < 1 || !bytes.HasSuffix(f.payload[:helloSize-1], nonce) {
+		return fmt.Errorf("guest speaks version %d: %w", v, errBad)
+	}
+	return nil
+}
+
+// read takes frames until the session ends, and says why.
+func (s *Session) read(d *decoder) error {
+	for {
+		f, err := d.next()
+		if err == nil {
+			switch f.kind {
+			case kindHello:
+				err = fmt.Errorf("unasked greeting: %w", errBad)
+			case kindBye:
+				err = fmt.Errorf("guest hung up: %s", clean(f.payload))
+			default:
+				err = s.s.handle(&f, d)
+			}
+		}
+		if err != nil {
+			return err
+		}
+	}
+}
+
+// end ends the session for a reason of the channel.
+func (s *Session) end(cause error) {
+	l := s.s.link
+	l.mu.Lock()
+	if s.s.err == nil && (errors.Is(cause, errBad) || errors.Is(cause, errTorn)) {
+		s.s.opt.Log.Warn("guest breaks the protocol of its channel", "error", cause)
+	}
+	s.s.fail(cause)
+	l.close()
+	l.mu.Unlock()
+	s.port.Close()
+}
+
+// Open asks the guest for a service, named by at most 64 printable bytes, and waits for
+// the answer. A service that the guest refuses is errdefs.ErrUnavailable. The connection
+// has a method CloseWrite besides those of net.Conn.
+func (s *Session) Open(ctx context.Context, service string) (net.Conn, error) {
+	st, err := s.s.open(service)
+	if err != nil {
+		return nil, err
+	}
+	if err := st.await(ctx); err != nil {
+		return nil, err
+	}
+	return st, nil
+}
+
+// Begin is Open without waiting: what is written goes out at once, and that the guest
+// has refused shows with the first read.
+func (s *Session) Begin(ctx context.Context, service string) (net.Conn, error) {
+	if err := ctx.Err(); err != nil {
+		return nil, err
+	}
+	st, err := s.s.open(service)
+	if err != nil {
+		return nil, err
+	}
+	return st, nil
+}
+
+// Done is closed when the session has ended.
+func (s *Session) Done() <-chan struct{} { return s.s.done }
+
+// Err says why the session has ended, as an *Error: net.ErrClosed after Close. It is
+// nil as long as the session goes on.
+func (s *Session) Err() error {
+	s.s.link.mu.Lock()
+	defer s.s.link.mu.Unlock()
+	return s.s.err
+}
+
+// Close ends the session with all its streams, and closes the port. It is idempotent.
+func (s *Session) Close() error {
+	l := s.s.link
+	l.mu.Lock()
+	if s.s.err == nil {
+		l.urgent = appendText(l.urgent, kindBye, 0, "closed")
+		s.s.fail(net.ErrClosed)
+		l.close()
+	}
+	l.mu.Unlock()
+	late := time.NewTimer(farewell)
+	defer late.Stop()
+	select {
+	case <-s.wrote:
+	case <-late.C:
+	}
+	err := s.port.Close()
+	s.ended.Wait()
+	if errors.Is(err, net.ErrClosed) {
+		err = nil
+	}
+	return err
+}

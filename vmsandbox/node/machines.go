@@ -1,0 +1,70 @@
+package node
+
+import (
+	"context"
+	"fmt"
+
+	"github.com/containerd/errdefs"
+
+	"github.com/cricket-cri/cricket/runtime/monitor"
+	"github.com/cricket-cri/cricket/vmsandbox"
+	"github.com/cricket-cri/cricket/vmsandbox/template"
+)
+
+// machines are the node's, for its driver. They can be attached to and removed at once, and
+// claimed when it is known how they run.
+type machines struct{ *Node }
+
+// Claim waits until it is known how machines run.
+func (m machines) Claim(ctx context.Context) (*vmsandbox.Machine, error) {
+	select {
+	case <-m.ready:
+	case <-ctx.Done():
+		return nil, ctx.Err()
+	}
+	if m.err != nil {
+		return nil, fmt.Errorf("virtual machines cannot run: %w: %w", errdefs.ErrUnavailable, m.err)
+	}
+	vm, err := m.pool.Claim(ctx)
+	if err != nil {
+		return nil, err
+	}
+	claimed := machineOf(vm)
+	claimed.Rootfs = m.rootfs
+	return claimed, nil
+}
+
+// Attach finds a machine of a pod again.
+func (m machines) Attach(ctx context.Context, id string) (*vmsandbox.Machine, error) {
+	vm, err := m.found.Attach(ctx, id)
+	if err != nil {
+		return nil, err
+	}
+	return machineOf(vm), nil
+}
+
+// Remove removes a machine with all it has.
+func (m machines) Remove(ctx context.Context, id string) error { return m.found.Remove(ctx, id) }
+
+func machineOf(vm *template.VM) *vmsandbox.Machine {
+	return &vmsandbox.Machine{
+		Machine: vm.Machine, Guest: vm.Guest, Monitor: vm.Monitor, Open: vm.Session.Open, Lost: vm.Session.Done(), Why: vm.Session.Err,
+		NetNS: vm.NetNS, Volumes: vm.Volumes, Mounted: vm.Mounted, Release: vm.Close,
+	}
+}
+
+// mirrors are those of the node's monitor.
+type mirrors struct {
+	client  *monitor.Client
+	maxLine int
+}
+
+func (m mirrors) Mirror(ctx context.Context, r vmsandbox.Mirror) error {
+	return m.client.Mirror(ctx, monitor.MirrorRequest{
+		ID: r.ID, Sandbox: r.Sandbox, Socket: r.Socket, LogPath: r.LogPath, MaxLogLine: m.maxLine,
+	})
+}
+
+func (m mirrors) Flush(ctx context.Context, id string) error     { return m.client.FlushLog(ctx, id) }
+func (m mirrors) ReopenLog(ctx context.Context, id string) error { return m.client.ReopenLog(ctx, id) }
+func (m mirrors) Delete(ctx context.Context, id string) error    { return m.client.Delete(ctx, id) }

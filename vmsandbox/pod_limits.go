@@ -1,0 +1,91 @@
+package vmsandbox
+
+import (
+	"context"
+	"fmt"
+
+	"github.com/cricket-cri/cricket/runtime"
+	"github.com/cricket-cri/cricket/runtime/spec"
+)
+
+const (
+	// memoryStep is what machines grow by.
+	memoryStep = 128 << 20
+	// guestReserve is memory that the guest needs for itself beside its containers.
+	guestReserve = 64 << 20
+)
+
+// growFor gives the machine memory if the limits of its containers, with that of one
+// changed to r's, are more than it has. Limits beyond what a machine can have are a bound
+// as good as any: the container gets what there is.
+func (p *pod) growFor(ctx context.Context, id string, r *runtime.Resources) error {
+	if r == nil || r.MemoryLimit <= 0 {
+		return nil
+	}
+	ids, err := p.containerIDs()
+	if err != nil {
+		return err
+	}
+	sum := r.MemoryLimit
+	for _, other := range ids {
+		record := p.container(other).record()
+		if other != id && !record.exited() && record.Memory > 0 {
+			sum += record.Memory
+		}
+	}
+	if err := p.grow(ctx, sum); err != nil {
+		return err
+	}
+	return p.container(id).note(func(record *containerRecord) { record.Memory = r.MemoryLimit })
+}
+
+// grow makes room for containers with limits of so many bytes together.
+func (p *pod) grow(ctx context.Context, limits int64) error {
+	p.disks.Lock()
+	defer p.disks.Unlock()
+	s := p.snapshot()
+	has := int64(s.Guest.MemoryBytes) + s.Added
+	most := int64(p.driver.opts.MaxMemoryMiB) << 20
+	want := min(limits, most-guestReserve) + guestReserve
+	if want <= has {
+		return nil
+	}
+	step := (want - has + memoryStep - 1) / memoryStep * memoryStep
+	if has+step > most {
+		step = (most - has) / memoryStep * memoryStep
+	}
+	if step <= 0 {
+		return nil
+	}
+	if err := p.machine.AddMemory(ctx, step); err != nil {
+		return fmt.Errorf("add memory: %w", err)
+	}
+	// What was added stays added, also if the guest does not take it.
+	if err := p.change(func(s *podState) { s.Added += step }); err != nil {
+		return err
+	}
+	if err := p.machine.Guest.Online(ctx); err != nil {
+		return fmt.Errorf("take memory into use: %w", err)
+	}
+	return nil
+}
+
+// Update changes the limits of all containers together, in the guest, and of the machine
+// on the host where its cgroup is the driver's own.
+func (p *pod) Update(ctx context.Context, r *runtime.Resources) error {
+	if r == nil {
+		return nil
+	}
+	err := p.guest(ctx, longBudget, func(ctx context.Context) error {
+		if r.MemoryLimit > 0 {
+			if err := p.grow(ctx, r.MemoryLimit); err != nil {
+				return err
+			}
+		}
+		return p.machine.Guest.Limit(ctx, spec.Resources(inGuest(r), true))
+	})
+	if err != nil || p.config().CgroupParent != "" || p.driver.opts.SystemdCgroup {
+		return err
+	}
+	return p.limitHost(r)
+}
