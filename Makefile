@@ -12,7 +12,7 @@ SOCKET := /run/cricket/cricket.sock
 UNIT := ./cri/... ./sandbox/... ./runtime/... ./cmd/... ./hack/... ./test/layout/... ./test/critest/... ./test/harness/... ./test/images/...
 
 .DEFAULT_GOAL := help
-.PHONY: help setup build run test test-unit test-integration test-critest test-kubelet test-long test-node shell race lint bench clean $(wildcard cmd/*)
+.PHONY: help setup build run test test-unit test-integration test-integration-vm test-integration-vm-quick test-conformance test-vm test-critest test-critest-vm test-kubelet test-long test-vm-workloads test-node test-e2e cluster cluster-down shell race lint bench guest guest-kernel clean $(wildcard cmd/*)
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-18s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -36,10 +36,17 @@ run: setup build ## set the machine up and run cricketd in the foreground
 	@echo
 	@PATH="$(CURDIR)/bin:$$PATH" exec bin/cricketd
 
-test: ## everything that a change must pass: vet, lint, unit, race, integration, critest
+test: ## everything that a change must pass: vet, lint, unit, race, conformance, integration and critest for both hulls
 	@hack/setup test
 	@# One failure does not keep the others from being seen.
-	$(MAKE) --keep-going build race test-integration test-critest lint
+	$(MAKE) --keep-going build race test-conformance test-vm test-integration test-integration-vm-quick test-critest test-critest-vm lint
+
+guest: ## what virtual machines boot, into ./bin/guest: Debian's kernel and cricket-guest
+	@go run ./hack/guest image
+
+guest-kernel: ## besides, a small kernel that boots twice as fast; ten minutes or more
+	@hack/setup kernel
+	@nice go run ./hack/guest kernel
 
 test-unit: ## unit tests
 	go test -vet=off $(UNIT)
@@ -47,11 +54,27 @@ test-unit: ## unit tests
 race: ## unit tests under the race detector
 	CGO_ENABLED=1 go test -vet=off -race $(UNIT)
 
-test-integration: ## integration suite against a private cricketd
+test-integration: guest ## integration suite against a private cricketd
 	@if compgen -G 'test/integration/*_test.go' >/dev/null; then go test -vet=off -count=1 -timeout 20m ./test/integration/...; fi
+
+test-integration-vm: guest ## integration suite with every pod in a virtual machine
+	CRICKET_TEST_HULL=vm go test -vet=off -count=1 -timeout 150m ./test/integration
+
+# Every step of every flow takes the better part of an hour; the kills at random do not.
+test-integration-vm-quick: guest
+	CRICKET_TEST_HULL=vm go test -vet=off -count=1 -timeout 15m -run '^(TestPodLife|TestRestart|TestExec|TestLogs|TestMachineDies|TestMachineDiesUnseen|TestKillsAtRandom)$$' ./test/integration
+
+test-conformance: guest ## what every driver of sandboxes must pass
+	go test -vet=off -count=1 -timeout 20m ./test/conformance
+
+test-vm: guest ## virtual machines, emulated: guest, executor, QEMU, templates, volumes
+	CGO_ENABLED=0 go test -vet=off -count=1 -p 1 -timeout 30m ./vmsandbox/...
 
 test-critest: ## CRI's conformance suite against a private cricketd
 	@go run ./test/critest --cricketd bin/cricketd
+
+test-critest-vm: guest ## the same with every pod a virtual machine, emulated if need be, of Debian's kernel
+	@go run ./test/critest --cricketd bin/cricketd --hull vm --kernel debian
 
 test-kubelet: ## a kubelet runs, restarts and removes a static pod on a private cricketd
 	@go run ./test/kubelet --cricketd bin/cricketd
@@ -60,27 +83,47 @@ shell: build ## a shell beside a private cricketd, with crictl and the test imag
 	@hack/setup test
 	@go run ./test/critest --cricketd bin/cricketd --shell bash
 
-test-long: build ## what takes longer: 500 containers, integration under the race detector, critest three times and against containerd, a kubelet, the virtual node
+test-long: build ## what takes longer: 500 containers, integration under the race detector, critest three times and against containerd, workloads in virtual machines, a kubelet, the virtual node
 	@hack/setup test
 	CRICKET_TEST_LONG=1 go test -vet=off -count=1 -timeout 20m -v -run FiveHundred ./runtime/monitor
 	CRICKET_TEST_RACE=1 CRICKET_TEST_LONG=1 go test -vet=off -count=1 -timeout 60m ./test/integration/...
 	@go run ./test/critest --cricketd bin/cricketd --repeat 3
 	@go run ./test/critest --runtime containerd --repeat 2
+	CRICKET_TEST_LONG=1 $(MAKE) test-integration-vm
+	$(MAKE) test-vm-workloads
 	$(MAKE) test-kubelet
 	$(MAKE) test-node
+
+test-vm-workloads: guest ## databases, systemd and a hostile guest in virtual machines
+	@hack/setup work
+	go test -vet=off -count=1 -v -timeout 30m ./test/workload
 
 test-node: build ## Cricket in a virtual machine with systemd, cgroup v2 and AppArmor
 	@hack/setup node
 	@go run ./test/critest --bundle .cache/bundle
 	@go run ./test/node
 
+cluster: build guest ## a Kubernetes cluster of one node on Cricket, in namespaces of its own; twenty minutes the first time
+	@hack/setup test
+	@go run ./hack/tools/install --to bin kubectl
+	@go run ./hack/cluster up
+
+cluster-down: ## remove the cluster without a trace
+	@go run ./hack/cluster down
+
+test-e2e: build guest ## objects of the Kubernetes API on such a cluster, in both hulls
+	@hack/setup test
+	@go run ./hack/tools/install --to bin kubectl
+	CGO_ENABLED=0 go test -vet=off -count=1 -p 1 -timeout 90m ./test/clusterlife ./test/e2e
+
 lint: ## go vet, golangci-lint
 	go vet ./...
 	@go run ./hack/tools/install --to bin golangci-lint
 	bin/golangci-lint run ./...
 
-bench: build ## latencies of a running cricketd (see bin/cribench --help)
-	bin/cribench --endpoint unix://$(SOCKET)
+bench: build guest ## Cricket, on the kernel and in virtual machines, beside containerd: start, stop, exec, memory
+	@hack/setup test
+	@go run ./test/bench -- --blocks --rounds 30 --parallel 8 --pods 20
 
 clean: ## remove what was built; .cache too
 	rm -rf bin .cache

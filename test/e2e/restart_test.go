@@ -1,0 +1,86 @@
+package e2e
+
+import (
+	"fmt"
+	"testing"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+)
+
+// TestDaemonRestart kills the runtime's daemon under pods: none of their containers is
+// restarted, and the node does not say that it is unready.
+func TestDaemonRestart(t *testing.T) {
+	onHulls(t, func(e *env) {
+		e.pod("old", `
+containers:
+  - name: app
+    image: AGNHOST
+    args: [netexec, --http-port=8080]
+    readinessProbe: {httpGet: {path: /healthz, port: 8080}, periodSeconds: 1, timeoutSeconds: 5}
+`)
+		before := e.ready("old")
+		node := e.nodeCondition()
+		for i := range 3 {
+			e.ok(e.Runtime.Kill())
+			e.ok(e.Runtime.Start(e.t.Context()))
+			e.pod(fmt.Sprintf("new-%d", i), "containers: [{name: app, image: BUSYBOX, command: [sleep, '3600']}]")
+			e.ready(fmt.Sprintf("new-%d", i))
+		}
+		time.Sleep(12 * time.Second) // the kubelet looks every ten
+		e.untouched(before, e.get("old"))
+		if now := e.nodeCondition(); !now.LastTransitionTime.Equal(&node.LastTransitionTime) {
+			e.t.Errorf("the node was %+v and is %+v", node, now)
+		}
+		e.exec("old", "app", "true")
+	})
+}
+
+// untouched compares a pod with what it was.
+func (e *env) untouched(before, after *corev1.Pod) {
+	e.t.Helper()
+	b, a := container(before, "app"), container(after, "app")
+	if a.RestartCount != b.RestartCount || a.ContainerID != b.ContainerID || before.Status.PodIP != after.Status.PodIP {
+		e.t.Errorf("the container was %+v and is %+v", b, a)
+	}
+	for i, c := range before.Status.Conditions {
+		if c.Type != corev1.PodReady {
+			continue
+		}
+		for _, d := range after.Status.Conditions {
+			if d.Type == c.Type && !d.LastTransitionTime.Equal(&before.Status.Conditions[i].LastTransitionTime) {
+				e.t.Errorf("it was not ready meanwhile: %+v", d)
+			}
+		}
+	}
+}
+
+func (e *env) nodeCondition() corev1.NodeCondition {
+	e.t.Helper()
+	list, err := e.Client.CoreV1().Nodes().List(e.t.Context(), metav1.ListOptions{})
+	e.ok(err)
+	for _, c := range list.Items[0].Status.Conditions {
+		if c.Type == corev1.NodeReady {
+			return c
+		}
+	}
+	e.t.Fatal("the node does not say whether it is ready")
+	return corev1.NodeCondition{}
+}
+
+// TestKubeletRestart kills the kubelet under pods.
+func TestKubeletRestart(t *testing.T) {
+	onHulls(t, func(e *env) {
+		e.pod("old", "containers: [{name: app, image: BUSYBOX, command: [sleep, '3600']}]")
+		before := e.ready("old")
+		e.ok(e.Kubelet.Kill())
+		e.ok(e.Kubelet.Start())
+		e.pod("new", "containers: [{name: app, image: BUSYBOX, command: [sleep, '3600']}]")
+		e.ready("new")
+		a, b := container(before, "app"), container(e.get("old"), "app")
+		if a.ContainerID != b.ContainerID || b.RestartCount != 0 {
+			e.t.Errorf("the container was %+v and is %+v", a, b)
+		}
+	})
+}

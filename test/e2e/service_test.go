@@ -1,0 +1,100 @@
+package e2e
+
+import (
+	"fmt"
+	"strings"
+	"testing"
+
+	appsv1 "k8s.io/api/apps/v1"
+	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+)
+
+// TestDeployment rolls a new version out under a service that is asked all the time, by
+// its address, by its name and by the node's port.
+func TestDeployment(t *testing.T) {
+	onHulls(t, func(e *env) {
+		d := &appsv1.Deployment{}
+		e.decode(`
+metadata: {name: web}
+spec:
+  replicas: 2
+  selector: {matchLabels: {app: web}}
+  strategy: {rollingUpdate: {maxUnavailable: 0, maxSurge: 1}}
+  template:
+    metadata: {labels: {app: web}}
+    spec:
+      containers:
+        - name: web
+          image: AGNHOST
+          args: [netexec, --http-port=8080]
+          env: [{name: VERSION, value: one}]
+          readinessProbe: {httpGet: {path: /healthz, port: 8080}, periodSeconds: 1}
+          lifecycle: {preStop: {sleep: {seconds: 2}}}
+`, d)
+		e.in(&d.Spec.Template.Spec)
+		grace := int64(10)
+		d.Spec.Template.Spec.TerminationGracePeriodSeconds = &grace
+		_, err := e.Client.AppsV1().Deployments(e.ns).Create(e.t.Context(), d, metav1.CreateOptions{})
+		e.ok(err)
+		s := &corev1.Service{}
+		e.decode(`
+metadata: {name: web}
+spec:
+  type: NodePort
+  selector: {app: web}
+  ports: [{port: 80, targetPort: 8080}]
+`, s)
+		s, err = e.Client.CoreV1().Services(e.ns).Create(e.t.Context(), s, metav1.CreateOptions{})
+		e.ok(err)
+		e.pod("client", "containers: [{name: app, image: BUSYBOX, command: [sleep, '3600']}]")
+		e.rolledOut("web", 2)
+		e.ready("client")
+		for _, host := range []string{s.Spec.ClusterIP, "web", "web." + e.ns + ".svc.cluster.local", fmt.Sprintf("%s:%d", nodeAddress, s.Spec.Ports[0].NodePort)} {
+			e.eventually(host+" answers", func() error {
+				out, err := e.try("client", "app", "wget", "-qO-", "-T", "5", "http://"+host+"/hostname")
+				if err == nil && !strings.HasPrefix(out, "web-") {
+					err = fmt.Errorf("it says %q", out)
+				}
+				return err
+			})
+		}
+		e.kubectl("set", "env", "deployment/web", "VERSION=two")
+		// Nobody is turned away meanwhile.
+		for done := false; !done; {
+			out, err := e.try("client", "app", "wget", "-qO-", "-T", "10", "http://web/hostname")
+			if err != nil {
+				e.t.Fatalf("during the roll-out: %v: %s", err, out)
+			}
+			done = e.rolled("web", 2) == nil
+		}
+		list, err := e.Client.CoreV1().Pods(e.ns).List(e.t.Context(), metav1.ListOptions{LabelSelector: "app=web"})
+		e.ok(err)
+		for _, p := range list.Items {
+			if p.DeletionTimestamp == nil && p.Spec.Containers[0].Env[0].Value != "two" {
+				e.t.Errorf("pod %s is of the old version", p.Name)
+			}
+		}
+	})
+}
+
+// nodeAddress is the node's.
+const nodeAddress = "10.177.0.1"
+
+// rolledOut waits until a deployment has so many pods of its last version and no others.
+func (e *env) rolledOut(name string, replicas int32) {
+	e.t.Helper()
+	e.eventually("deployment "+name+" is rolled out", func() error { return e.rolled(name, replicas) })
+}
+
+func (e *env) rolled(name string, replicas int32) error {
+	d, err := e.Client.AppsV1().Deployments(e.ns).Get(e.t.Context(), name, metav1.GetOptions{})
+	if err != nil {
+		return err
+	}
+	s := d.Status
+	if s.ObservedGeneration < d.Generation || s.UpdatedReplicas != replicas || s.Replicas != replicas || s.AvailableReplicas != replicas {
+		return fmt.Errorf("its status is %+v", s)
+	}
+	return nil
+}
