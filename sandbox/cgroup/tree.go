@@ -2,6 +2,7 @@ package cgroup
 
 import (
 	"bufio"
+	"bytes"
 	"errors"
 	"fmt"
 	"io"
@@ -155,9 +156,11 @@ func (t *Tree) Exists(path string) bool {
 	return false
 }
 
-// mark is the extended attribute of a cgroup that Make made. It lies on the cgroup itself,
-// so it needs no record beside it, is shared by all pods and goes with the cgroup.
-const mark = "trusted.cricket.made"
+// made is the mode of a cgroup that Make made: the sticky bit, which nobody else sets on a
+// cgroup, says so. It lies on the cgroup itself, so it needs no record beside it, is shared
+// by all pods and goes with the cgroup; and it is there from the first moment: an extended
+// attribute set after mkdir is missing for good if the daemon is killed between the two.
+const made = unix.S_ISVTX | 0o755
 
 // Make makes the cgroup at path and those above it, wherever they are missing, and marks
 // what it made, for Prune: another program may have made the cgroup in some hierarchies
@@ -195,17 +198,11 @@ func (t *Tree) makeOnce(root, path string) error {
 		if t.Unified() {
 			delegate(root + parent)
 		}
-		err := os.Mkdir(root+at, 0o755)
-		if errors.Is(err, os.ErrExist) {
-			continue
+		err := unix.Mkdir(root+at, made)
+		if err != nil && !errors.Is(err, os.ErrExist) {
+			return &os.PathError{Op: "mkdir", Path: root + at, Err: err}
 		}
-		if err != nil {
-			return err
-		}
-		if err := unix.Lsetxattr(root+at, mark, []byte("1"), 0); err != nil {
-			return fmt.Errorf("mark cgroup: %w", err)
-		}
-		if err := t.prepare(root, parent, at); err != nil {
+		if err := t.prepare(root, parent, at, err == nil); err != nil {
 			return err
 		}
 	}
@@ -228,24 +225,36 @@ func delegate(dir string) {
 	}
 }
 
-// prepare gives a new v1 cgroup what it needs to hold processes and to count those of
-// its children.
-func (t *Tree) prepare(root, parent, path string) error {
+// prepare gives a v1 cgroup what it needs to hold processes and, if it is new, to count
+// those of its children. One that exists may still be without processors: who makes it, a
+// neighbour or a daemon that was killed, has not come so far.
+func (t *Tree) prepare(root, parent, path string, isNew bool) error {
 	switch root {
 	case t.mounts["memory"]:
-		_ = os.WriteFile(root+path+"/memory.use_hierarchy", []byte("1"), 0)
+		if isNew {
+			_ = os.WriteFile(root+path+"/memory.use_hierarchy", []byte("1"), 0)
+		}
 	case t.mounts["cpuset"]:
 		for _, name := range []string{"/cpuset.cpus", "/cpuset.mems"} {
-			inherited, err := os.ReadFile(root + parent + name)
-			if err != nil {
-				return err
-			}
-			if err := os.WriteFile(root+path+name, inherited, 0); err != nil {
+			if err := inherit(root+parent+name, root+path+name); err != nil {
 				return err
 			}
 		}
 	}
 	return nil
+}
+
+// inherit copies a setting of the parent to a cgroup that has none.
+func inherit(parent, file string) error {
+	own, err := os.ReadFile(file)
+	if err != nil || len(bytes.TrimSpace(own)) > 0 {
+		return err
+	}
+	inherited, err := os.ReadFile(parent)
+	if err != nil {
+		return err
+	}
+	return os.WriteFile(file, inherited, 0)
 }
 
 // Remove removes the cgroup at path, with those below it. It is idempotent. Processes
@@ -278,7 +287,11 @@ func (t *Tree) Prune(path string) {
 // pruned says that there is no such cgroup (any more); one that is in use, or another's,
 // stays.
 func pruned(dir string) bool {
-	_, err := unix.Lgetxattr(dir, mark, nil)
+	var is unix.Stat_t
+	err := unix.Lstat(dir, &is)
+	if err == nil && is.Mode&unix.S_ISVTX == 0 {
+		return false
+	}
 	if err == nil {
 		err = unix.Rmdir(dir)
 	}
