@@ -46,6 +46,7 @@ type Cluster struct {
 	pki     *pki
 	server  *http.Server
 	control []*harness.Process // in the order of their start
+	boot    harness.Boot       // the node before anything was started in it
 }
 
 // step of a start.
@@ -64,22 +65,28 @@ func Start(ctx context.Context, o Options) (*Cluster, error) {
 	}
 	c := &Cluster{built: made, options: o, dir: filepath.Join(harness.Dir(), "cluster")}
 	c.Kubeconfig = filepath.Join(c.dir, "admin.kubeconfig")
-	began := time.Now()
-	for _, s := range c.steps() {
-		if err := s.run(ctx); err != nil {
-			return c, fmt.Errorf("%s: %w", s.name, err)
-		}
-		o.Say("%6.1fs  %s", time.Since(began).Seconds(), s.name)
-	}
-	return c, nil
-}
-
-func (c *Cluster) steps() []step {
-	return []step{
+	return c, c.do(ctx, append([]step{
 		{"the node has a network", c.makeNode},
 		{"the registry serves", c.startRegistry},
-		{"the runtime answers", c.startRuntime},
 		{"certificates are made", c.makeCertificates},
+	}, c.bootSteps()...))
+}
+
+func (c *Cluster) do(ctx context.Context, steps []step) error {
+	began := time.Now()
+	for _, s := range steps {
+		if err := s.run(ctx); err != nil {
+			return fmt.Errorf("%s: %w", s.name, err)
+		}
+		c.options.Say("%6.1fs  %s", time.Since(began).Seconds(), s.name)
+	}
+	return nil
+}
+
+// bootSteps are what every boot of the node does.
+func (c *Cluster) bootSteps() []step {
+	return []step{
+		{"the runtime answers", c.startRuntime},
 		{"etcd answers", c.startEtcd},
 		{"the API server is ready", c.startAPIServer},
 		{"controllers and scheduler are started", c.startControllers},
@@ -93,6 +100,15 @@ func (c *Cluster) steps() []step {
 // Close ends the cluster's programs, the runtime last. Pods run on, until the private
 // node ends.
 func (c *Cluster) Close() error {
+	errs := []error{c.stop()}
+	if c.server != nil {
+		errs = append(errs, c.server.Close())
+	}
+	return errors.Join(errs...)
+}
+
+// stop ends the programs that bootSteps start.
+func (c *Cluster) stop() error {
 	var errs []error
 	if c.Kubelet != nil {
 		errs = append(errs, c.Kubelet.Stop())
@@ -103,9 +119,6 @@ func (c *Cluster) Close() error {
 	}
 	if c.Runtime != nil {
 		errs = append(errs, c.Runtime.Stop())
-	}
-	if c.server != nil {
-		errs = append(errs, c.server.Close())
 	}
 	return errors.Join(errs...)
 }
@@ -119,7 +132,12 @@ func (c *Cluster) makeNode(context.Context) error {
 	if err := harness.PrivateState(); err != nil {
 		return err
 	}
-	return network()
+	if err := network(); err != nil {
+		return err
+	}
+	var err error
+	c.boot, err = harness.ObserveBoot()
+	return err
 }
 
 func (c *Cluster) startRegistry(context.Context) error {

@@ -33,7 +33,7 @@ func (c *Cluster) startNode(context.Context) (err error) {
 	if err != nil {
 		return err
 	}
-	c.Kubelet, err = c.start("kubelet", "--config", config, "--kubeconfig", c.kubeconfig("kubelet"),
+	c.Kubelet, err = c.start("kubelet", "--config", config, "--config-dir", c.dropIns(), "--kubeconfig", c.kubeconfig("kubelet"),
 		"--node-ip", nodeIP, "--hostname-override", NodeName, "--v", "2")
 	if err != nil {
 		return err
@@ -61,6 +61,7 @@ func (c *Cluster) kubeletConfig() (string, error) {
 	file := filepath.Join(c.dir, "kubelet.yaml")
 	return file, errors.Join(
 		os.MkdirAll(Manifests, 0o755),
+		os.MkdirAll(c.dropIns(), 0o755),
 		os.WriteFile(resolvConf, []byte("# no name server\n"), 0o644),
 		os.WriteFile(file, b.Bytes(), 0o644))
 }

@@ -6,7 +6,6 @@ import (
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
-	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 )
 
 // TestDaemonRestart kills the runtime's daemon under pods: none of their containers is
@@ -21,7 +20,7 @@ containers:
     readinessProbe: {httpGet: {path: /healthz, port: 8080}, periodSeconds: 1, timeoutSeconds: 5}
 `)
 		before := e.ready("old")
-		node := e.nodeCondition()
+		node := e.condition(corev1.NodeReady)
 		for i := range 3 {
 			e.ok(e.Runtime.Kill())
 			e.ok(e.Runtime.Start(e.t.Context()))
@@ -30,7 +29,7 @@ containers:
 		}
 		time.Sleep(12 * time.Second) // the kubelet looks every ten
 		e.untouched(before, e.get("old"))
-		if now := e.nodeCondition(); !now.LastTransitionTime.Equal(&node.LastTransitionTime) {
+		if now := e.condition(corev1.NodeReady); !now.LastTransitionTime.Equal(&node.LastTransitionTime) {
 			e.t.Errorf("the node was %+v and is %+v", node, now)
 		}
 		e.exec("old", "app", "true")
@@ -56,16 +55,15 @@ func (e *env) untouched(before, after *corev1.Pod) {
 	}
 }
 
-func (e *env) nodeCondition() corev1.NodeCondition {
+// condition is one of the node's conditions.
+func (e *env) condition(kind corev1.NodeConditionType) corev1.NodeCondition {
 	e.t.Helper()
-	list, err := e.Client.CoreV1().Nodes().List(e.t.Context(), metav1.ListOptions{})
-	e.ok(err)
-	for _, c := range list.Items[0].Status.Conditions {
-		if c.Type == corev1.NodeReady {
+	for _, c := range e.node().Status.Conditions {
+		if c.Type == kind {
 			return c
 		}
 	}
-	e.t.Fatal("the node does not say whether it is ready")
+	e.t.Fatalf("the node does not say anything of %s", kind)
 	return corev1.NodeCondition{}
 }
 

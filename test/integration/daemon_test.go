@@ -51,7 +51,7 @@ func TestSideBySide(t *testing.T) {
 	b.RestartDaemon()
 	b.KillMonitor()
 	Within(t, 10*time.Second, "the second one has a monitor again", func() bool {
-		_, err := b.monitor()
+		_, err := b.Paths.MonitorPid()
 		return err == nil
 	})
 	if err := b.daemon.RemovePods(t.Context()); err != nil {

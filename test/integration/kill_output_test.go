@@ -169,7 +169,7 @@ func (n *Node) renewMonitor(t *testing.T) {
 		t.Fatal(err)
 	}
 	for deadline := time.Now().Add(10 * time.Second); ; time.Sleep(5 * time.Millisecond) {
-		if pid, err := n.monitor(); err == nil && pid != old {
+		if pid, err := n.Paths.MonitorPid(); err == nil && pid != old {
 			return
 		}
 		if time.Now().After(deadline) {

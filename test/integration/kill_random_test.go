@@ -141,7 +141,7 @@ func (k *killer) run(ctx context.Context, quit <-chan struct{}) error {
 
 // killMonitor kills the monitor; there may be none at the moment.
 func (k *killer) killMonitor(context.Context) error {
-	if pid, err := k.node.monitor(); err == nil {
+	if pid, err := k.node.Paths.MonitorPid(); err == nil {
 		_ = unix.Kill(pid, unix.SIGKILL)
 	}
 	return nil

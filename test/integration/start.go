@@ -2,9 +2,6 @@ package integration
 
 import (
 	"context"
-	"errors"
-	"fmt"
-	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -133,7 +130,7 @@ func (n *Node) end() {
 	if err := n.daemon.Stop(); err != nil {
 		n.t.Errorf("stop the daemon: %v", err)
 	}
-	if pid, err := n.monitor(); err == nil {
+	if pid, err := n.Paths.MonitorPid(); err == nil {
 		if err := unix.Kill(pid, unix.SIGKILL); err != nil {
 			n.t.Errorf("end the monitor: %v", err)
 		}
@@ -197,7 +194,7 @@ func (n *Node) DaemonPid() int { return n.daemon.Pid() }
 // MonitorPid is the process id of the monitor.
 func (n *Node) MonitorPid() int {
 	n.t.Helper()
-	pid, err := n.monitor()
+	pid, err := n.Paths.MonitorPid()
 	if err != nil {
 		n.t.Fatal(err)
 	}
@@ -210,28 +207,6 @@ func (n *Node) KillMonitor() {
 	if err := unix.Kill(n.MonitorPid(), unix.SIGKILL); err != nil {
 		n.t.Fatalf("kill the monitor: %v", err)
 	}
-}
-
-// monitor asks the kernel who listens on the monitor's socket.
-func (n *Node) monitor() (int, error) {
-	conn, err := net.Dial("unix", filepath.Join(n.Paths.State, "monitor.sock"))
-	if err != nil {
-		return 0, fmt.Errorf("find the monitor: %w", err)
-	}
-	defer conn.Close()
-	raw, err := conn.(*net.UnixConn).SyscallConn()
-	if err != nil {
-		return 0, err
-	}
-	var cred *unix.Ucred
-	var credErr error
-	err = raw.Control(func(fd uintptr) {
-		cred, credErr = unix.GetsockoptUcred(int(fd), unix.SOL_SOCKET, unix.SO_PEERCRED)
-	})
-	if err = errors.Join(err, credErr); err != nil {
-		return 0, fmt.Errorf("find the monitor: %w", err)
-	}
-	return int(cred.Pid), nil
 }
 
 // Crictl runs crictl against the daemon and returns its output.
@@ -290,7 +265,7 @@ func (n *Node) expected(line string) bool {
 		return false
 	}
 	pid, _ := strconv.Atoi(m[1])
-	monitor, err := n.monitor()
+	monitor, err := n.Paths.MonitorPid()
 	return pid == n.daemon.Pid() || (err == nil && pid == monitor)
 }
 

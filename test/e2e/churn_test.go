@@ -1,0 +1,331 @@
+package e2e
+
+import (
+	"bufio"
+	"context"
+	"fmt"
+	"math/rand/v2"
+	"os"
+	"regexp"
+	"slices"
+	"strconv"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
+	appsv1 "k8s.io/api/apps/v1"
+	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
+
+	"github.com/cricket-cri/cricket/test/cluster"
+	"github.com/cricket-cri/cricket/test/harness"
+)
+
+// longEnv asks for the long variants of tests, seedEnv repeats a run as far as time can be
+// repeated.
+const (
+	longEnv = "CRICKET_TEST_LONG"
+	seedEnv = "CRICKET_TEST_SEED"
+)
+
+// TestChurn creates, scales, rolls out, deletes, executes and follows logs in both hulls
+// while the daemon, the monitor and the kubelet are killed: for ten minutes with
+// CRICKET_TEST_LONG, every 20 to 40 seconds. What nobody killed is never restarted, what
+// ends tells its exit code, the cluster comes to rest and nothing is left.
+func TestChurn(t *testing.T) {
+	if chosenRuntime() != cluster.Cricket {
+		return // only Cricket's processes are known here
+	}
+	seed := uint64(time.Now().UnixNano())
+	if s := os.Getenv(seedEnv); s != "" {
+		var err error
+		if seed, err = strconv.ParseUint(s, 10, 64); err != nil {
+			t.Fatal(err)
+		}
+	}
+	t.Logf("%s=%d", seedEnv, seed)
+	length, pause := time.Minute, 5*time.Second
+	if os.Getenv(longEnv) != "" {
+		length, pause = 10*time.Minute, 20*time.Second
+	}
+	c := &churn{random: rand.New(rand.NewPCG(seed, 0))}
+	var before harness.Snapshot
+	// The namespace goes first, then comes the look for what is left.
+	t.Run("quiet", func(t *testing.T) {
+		c.begin(newEnv(t, kernel))
+		c.settle()
+	})
+	before = c.rest(t)
+	t.Run("killing", func(t *testing.T) {
+		c.begin(newEnv(t, kernel))
+		t.Cleanup(c.followers.Wait) // the test's context has ended by then
+		c.run(length, pause)
+		c.settle()
+	})
+	var left []string
+	for deadline := time.Now().Add(patience); ; time.Sleep(time.Second) {
+		left = before.Leaks(c.rest(t))
+		if len(left) == 0 || time.Now().After(deadline) {
+			break
+		}
+	}
+	if len(left) > 0 {
+		t.Errorf("left behind:\n  %s", strings.Join(left, "\n  "))
+	}
+}
+
+// churn is a namespace in motion. Its methods are for one goroutine.
+type churn struct {
+	*env
+	random *rand.Rand
+	hulls  []string
+	kills  int
+	execs  int
+	jobs   int // pods that end by themselves, made so far
+	// followers read logs until their pods are gone.
+	followers sync.WaitGroup
+}
+
+func (c *churn) begin(e *env) {
+	c.env, c.hulls = e, nil
+	for _, hull := range []string{kernel, virtual} {
+		if only := os.Getenv(hullEnv); only == "" || only == hull {
+			c.hulls = append(c.hulls, hull)
+			c.deploy(hull)
+		}
+	}
+}
+
+// as is the same namespace with pods of the given hull.
+func (c *churn) as(hull string) *env {
+	e := *c.env
+	e.hull = hull
+	return &e
+}
+
+func (c *churn) deploy(hull string) {
+	d := &appsv1.Deployment{}
+	c.decode(`
+metadata: {name: HULL}
+spec:
+  replicas: 1
+  selector: {matchLabels: {app: HULL}}
+  template:
+    metadata: {labels: {app: HULL}}
+    spec:
+      containers:
+        - name: app
+          image: BUSYBOX
+          command: [sh, -c, "trap 'exit 0' TERM; i=0; while :; do echo tick $i; i=$((i+1)); sleep 0.2; done"]
+`, d)
+	d.Name, d.Spec.Selector.MatchLabels["app"], d.Spec.Template.Labels["app"] = hull, hull, hull
+	c.as(hull).in(&d.Spec.Template.Spec)
+	_, err := c.Client.AppsV1().Deployments(c.ns).Create(c.t.Context(), d, metav1.CreateOptions{})
+	c.ok(err)
+}
+
+// most is how many pods of a hull there may be at a time: machines are emulated here.
+func most(hull string) int32 {
+	if hull == virtual {
+		return 3
+	}
+	return 10
+}
+
+// run does one thing after another, and kills.
+func (c *churn) run(length, pause time.Duration) {
+	end := time.Now().Add(length)
+	next := func() time.Time {
+		return time.Now().Add(pause + time.Duration(c.random.Int64N(int64(pause))))
+	}
+	for kill := next(); time.Now().Before(end); time.Sleep(300 * time.Millisecond) {
+		if time.Now().After(kill) {
+			c.kill()
+			kill = next()
+		}
+		hull := c.hulls[c.random.IntN(len(c.hulls))]
+		things := []func(string){c.scale, c.rollOut, c.deleteOne, c.execOne, c.execOne, c.followOne, c.job}
+		things[c.random.IntN(len(things))](hull)
+		c.look()
+	}
+	c.t.Logf("%d kills, %d commands executed, %d pods that end", c.kills, c.execs, c.jobs)
+	if c.kills < int(length/pause/3) || c.execs == 0 || c.jobs == 0 {
+		c.t.Error("that is too little to prove anything")
+	}
+}
+
+func (c *churn) kill() {
+	c.kills++
+	switch c.random.IntN(3) {
+	case 0:
+		c.ok(c.Runtime.Kill())
+		c.ok(c.Runtime.Start(c.t.Context()))
+	case 1:
+		pid, err := c.Runtime.Paths.MonitorPid()
+		c.ok(err)
+		c.ok(unix.Kill(pid, unix.SIGKILL))
+	default:
+		c.ok(c.Kubelet.Kill())
+		c.ok(c.Kubelet.Start())
+	}
+}
+
+func (c *churn) patch(hull, patch string) {
+	_, err := c.Client.AppsV1().Deployments(c.ns).Patch(c.t.Context(), hull, types.StrategicMergePatchType, []byte(patch), metav1.PatchOptions{})
+	c.ok(err)
+}
+
+func (c *churn) scale(hull string) {
+	c.patch(hull, fmt.Sprintf(`{"spec": {"replicas": %d}}`, c.random.Int32N(most(hull)+1)))
+}
+
+func (c *churn) rollOut(hull string) {
+	c.patch(hull, fmt.Sprintf(`{"spec": {"template": {"metadata": {"annotations": {"at": "%d"}}}}}`, c.random.Int64()))
+}
+
+// pods are those that run and are to stay.
+func (c *churn) pods(hull string) []corev1.Pod {
+	list, err := c.Client.CoreV1().Pods(c.ns).List(c.t.Context(), metav1.ListOptions{LabelSelector: "app=" + hull})
+	c.ok(err)
+	return slices.DeleteFunc(list.Items, func(p corev1.Pod) bool {
+		return p.DeletionTimestamp != nil || isReady(&p) != nil
+	})
+}
+
+// one is one of the pods, "" if there is none.
+func (c *churn) one(hull string) string {
+	pods := c.pods(hull)
+	if len(pods) == 0 {
+		return ""
+	}
+	return pods[c.random.IntN(len(pods))].Name
+}
+
+func (c *churn) deleteOne(hull string) {
+	if pod := c.one(hull); pod != "" {
+		c.ok(c.Client.CoreV1().Pods(c.ns).Delete(c.t.Context(), pod, metav1.DeleteOptions{}))
+	}
+}
+
+// execOne may meet a program that was just killed, or a pod that is just going.
+func (c *churn) execOne(hull string) {
+	pod := c.one(hull)
+	if pod == "" {
+		return
+	}
+	out, err := c.try(pod, "app", "echo", "hello")
+	switch {
+	case err == nil && out != "hello\n":
+		c.t.Errorf("exec says %q", out)
+	case err == nil:
+		c.execs++
+	}
+}
+
+var tick = regexp.MustCompile(`^tick (\d+)$`)
+
+// followOne reads a log as long as it goes; no line of it may be missing.
+func (c *churn) followOne(hull string) {
+	pod := c.one(hull)
+	if pod == "" {
+		return
+	}
+	stream, err := c.Client.CoreV1().Pods(c.ns).GetLogs(pod, &corev1.PodLogOptions{Follow: true}).Stream(c.t.Context())
+	if err != nil {
+		return // the kubelet or the pod is away
+	}
+	t := c.t
+	c.followers.Go(func() {
+		defer stream.Close()
+		defer context.AfterFunc(t.Context(), func() { stream.Close() })()
+		lines, want := bufio.NewScanner(stream), 0
+		for lines.Scan() {
+			m := tick.FindStringSubmatch(lines.Text())
+			if m == nil {
+				continue // the kubelet's own, or cut
+			}
+			if n, _ := strconv.Atoi(m[1]); n != want {
+				t.Errorf("in the log of %s line %d comes for line %d", pod, n, want)
+				return
+			}
+			want++
+		}
+	})
+}
+
+// job makes a pod that ends by itself, with 7.
+func (c *churn) job(hull string) {
+	if hull == virtual && c.jobs%3 != 0 {
+		return
+	}
+	name := fmt.Sprintf("job-%d", c.jobs)
+	c.jobs++
+	c.as(hull).pod(name, "restartPolicy: Never\ncontainers: [{name: app, image: BUSYBOX, command: [sh, -c, 'sleep 1; exit 7']}]",
+		func(p *corev1.Pod) { p.Labels["app"] = "job" })
+}
+
+// look finds containers that were started again, and wrong exit codes. Pods that have ended
+// go.
+func (c *churn) look() {
+	list, err := c.Client.CoreV1().Pods(c.ns).List(c.t.Context(), metav1.ListOptions{})
+	c.ok(err)
+	for _, p := range list.Items {
+		s := container(&p, "app")
+		if s.RestartCount > 0 {
+			c.t.Fatalf("a container of %s was restarted: %+v", p.Name, s)
+		}
+		if p.Labels["app"] != "job" || s.State.Terminated == nil || p.DeletionTimestamp != nil {
+			continue
+		}
+		if code := s.State.Terminated.ExitCode; code != 7 {
+			c.t.Errorf("%s has ended with %d (%s), not with 7", p.Name, code, s.State.Terminated.Reason)
+		}
+		c.ok(c.Client.CoreV1().Pods(c.ns).Delete(c.t.Context(), p.Name, metav1.DeleteOptions{}))
+	}
+}
+
+// settle waits until there is what is asked for and nothing else.
+func (c *churn) settle() {
+	for _, hull := range c.hulls {
+		c.patch(hull, `{"spec": {"replicas": 2}}`)
+	}
+	for _, hull := range c.hulls {
+		c.rolledOut(hull, 2)
+	}
+	c.eventually("the cluster comes to rest", func() error {
+		c.look()
+		list, err := c.Client.CoreV1().Pods(c.ns).List(c.t.Context(), metav1.ListOptions{})
+		if err != nil {
+			return err
+		}
+		if want := 2 * len(c.hulls); len(list.Items) != want {
+			var states []string
+			for _, p := range list.Items {
+				states = append(states, fmt.Sprintf("%s is %s since %v", p.Name, p.Status.Phase, p.DeletionTimestamp))
+			}
+			return fmt.Errorf("there are %d pods and not %d: %q", len(list.Items), want, states)
+		}
+		return nil
+	})
+}
+
+// restarts is what changes on a node whose daemons are killed, and what is kept ready.
+var restarts = regexp.MustCompile(`^process .*(cricketd|cricket-monitor|kubelet|qemu|kworker)|^mount .*/(layers|template|stock)/`)
+
+// rest is what the node holds, but for its own programs.
+func (c *churn) rest(t *testing.T) harness.Snapshot {
+	t.Helper()
+	s, err := harness.Observe(c.Runtime.Paths.Leases)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for line := range s {
+		if restarts.MatchString(line) {
+			delete(s, line)
+		}
+	}
+	return s
+}

@@ -1,0 +1,168 @@
+package e2e
+
+import (
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"regexp"
+	"strconv"
+	"strings"
+	"testing"
+
+	corev1 "k8s.io/api/core/v1"
+	"k8s.io/client-go/kubernetes/scheme"
+	"k8s.io/client-go/tools/remotecommand"
+)
+
+// TestPodCgroup: the pod's cgroup on the node has the limits of its containers, and the
+// overhead of its class on top; a machine is as large as its limits ask for.
+func TestPodCgroup(t *testing.T) {
+	onHulls(t, func(e *env) {
+		p := e.pod("p", `
+containers:
+  - {name: one, image: BUSYBOX, command: [sleep, '3600'], resources: {limits: {cpu: 300m, memory: 1Gi}}}
+  - {name: two, image: BUSYBOX, command: [sleep, '3600'], resources: {limits: {cpu: 200m, memory: 512Mi}}}
+`)
+		e.ready("p")
+		memory, cpu := int64(1536*mebi), int64(500)
+		if e.hull == virtual {
+			o := e.get("p").Spec.Overhead
+			if o.Memory().IsZero() || o.Cpu().IsZero() {
+				e.t.Errorf("the pod's overhead is %v", o)
+			}
+			memory, cpu = memory+o.Memory().Value(), cpu+o.Cpu().MilliValue()
+			if total := e.number("p", "one", "awk '/^MemTotal/ {print $2 * 1024}' /proc/meminfo"); total < 1536*mebi {
+				e.t.Errorf("the machine has %.0f bytes of memory, less than its containers' limits", total)
+			}
+		}
+		if got := podCgroup(e, p, "memory/memory.limit_in_bytes", "memory.max"); got != fmt.Sprint(memory) {
+			e.t.Errorf("the pod's memory limit is %s, want %d", got, memory)
+		}
+		quota := strings.Fields(podCgroup(e, p, "cpu/cpu.cfs_quota_us", "cpu.max"))[0]
+		if quota != fmt.Sprint(cpu*100) {
+			e.t.Errorf("the pod's processor limit is %s us in 100 ms, want %d", quota, cpu*100)
+		}
+	})
+}
+
+// podCgroup reads a file of the cgroup that the kubelet made for a guaranteed pod: v1's or v2's.
+func podCgroup(e *env, p *corev1.Pod, v1, v2 string) string {
+	e.t.Helper()
+	controller, file := filepath.Split(v1)
+	for _, path := range []string{
+		filepath.Join("/sys/fs/cgroup", controller, "kubepods/pod"+string(p.UID), file),
+		filepath.Join("/sys/fs/cgroup/kubepods/pod"+string(p.UID), v2),
+	} {
+		if data, err := os.ReadFile(path); err == nil {
+			return strings.TrimSpace(string(data))
+		}
+	}
+	e.t.Fatalf("the pod has no cgroup with %s or %s", v1, v2)
+	return ""
+}
+
+// TestEvents: the kubelet learns of changes by events of the runtime, not by asking.
+func TestEvents(t *testing.T) {
+	onHulls(t, func(e *env) {
+		heard := func() float64 {
+			m := regexp.MustCompile(`(?m)^kubelet_evented_pleg_connection_latency_seconds_count (\S+)`).FindStringSubmatch(e.kubelet("metrics"))
+			if m == nil {
+				e.t.Fatal("the kubelet does not listen to events")
+			}
+			n, err := strconv.ParseFloat(m[1], 64)
+			e.ok(err)
+			return n
+		}
+		before := heard()
+		e.pod("p", "restartPolicy: Never\ncontainers: [{name: app, image: BUSYBOX, command: ['true']}]")
+		e.ended("p")
+		// Created, started and stopped, of the sandbox or of the container.
+		if after := heard(); after < before+3 {
+			e.t.Errorf("it has heard %v events of a pod's life", after-before)
+		}
+	})
+}
+
+// TestStatsWithoutGate holds what docs/limitations.md says is lost when the kubelet's gate
+// PodAndContainerStatsFromCRI is off, as it is by default.
+func TestStatsWithoutGate(t *testing.T) {
+	onHulls(t, func(e *env) {
+		e.pod("p", "containers: [{name: app, image: BUSYBOX, command: [sleep, '3600']}]")
+		e.ready("p")
+		e.eventually("metrics tell of the container", func() error {
+			if len(e.metrics("cadvisor", "p", "app")) == 0 {
+				return fmt.Errorf("there are none")
+			}
+			return nil
+		})
+		e.configure("featureGates: {PodAndContainerStatsFromCRI: false}")
+		e.eventually("the kubelet answers", func() error {
+			if e.summary("p").PodRef.Name == "" {
+				return fmt.Errorf("its summary has no such pod")
+			}
+			return nil
+		})
+		if got := e.metrics("cadvisor", "p", "app"); len(got) > 0 {
+			e.t.Errorf("/metrics/cadvisor tells of the container without the gate: %v; docs/limitations.md says that it does not", got)
+		}
+	})
+}
+
+// TestTerminal: exec with a terminal has the client's size, and follows it.
+func TestTerminal(t *testing.T) {
+	onHulls(t, func(e *env) {
+		e.pod("p", "containers: [{name: app, image: BUSYBOX, command: [sleep, '3600']}]")
+		e.ready("p")
+		req := e.Client.CoreV1().RESTClient().Post().Namespace(e.ns).Resource("pods").Name("p").SubResource("exec").
+			VersionedParams(&corev1.PodExecOptions{Container: "app", Command: []string{"sh"}, Stdin: true, Stdout: true, TTY: true}, scheme.ParameterCodec)
+		x, err := remotecommand.NewWebSocketExecutor(e.Config, "GET", req.URL().String())
+		e.ok(err)
+		sizes := make(sizes, 1)
+		sizes <- remotecommand.TerminalSize{Width: 123, Height: 45}
+		in, typed := io.Pipe()
+		shown, out := io.Pipe()
+		ended := make(chan error, 1)
+		go func() {
+			err := x.StreamWithContext(e.t.Context(), remotecommand.StreamOptions{Stdin: in, Stdout: out, Tty: true, TerminalSizeQueue: sizes})
+			out.CloseWithError(io.EOF)
+			ended <- err
+		}()
+		screen := &screen{r: shown}
+		fmt.Fprint(typed, "until stty size | grep 45; do sleep 0.1; done\n")
+		screen.waitFor(e, "45 123")
+		sizes <- remotecommand.TerminalSize{Width: 77, Height: 33}
+		fmt.Fprint(typed, "until stty size | grep 33; do sleep 0.1; done; exit 5\n")
+		screen.waitFor(e, "33 77")
+		go io.Copy(io.Discard, shown)
+		if err := <-ended; err == nil || !strings.Contains(err.Error(), "exit code 5") {
+			e.t.Errorf("it ended with %v", err)
+		}
+	})
+}
+
+type sizes chan remotecommand.TerminalSize
+
+func (s sizes) Next() *remotecommand.TerminalSize {
+	size, more := <-s
+	if !more {
+		return nil
+	}
+	return &size
+}
+
+// screen is what a terminal has shown.
+type screen struct {
+	r    io.Reader
+	text string
+}
+
+func (s *screen) waitFor(e *env, text string) {
+	e.t.Helper()
+	for b := make([]byte, 4096); !strings.Contains(s.text, text); {
+		n, err := s.r.Read(b)
+		if s.text += string(b[:n]); err != nil {
+			e.t.Fatalf("the terminal shows %q, not %q: %v", s.text, text, err)
+		}
+	}
+}

@@ -1,0 +1,125 @@
+package e2e
+
+import (
+	"errors"
+	"fmt"
+	"strings"
+	"testing"
+
+	"golang.org/x/sys/unix"
+	corev1 "k8s.io/api/core/v1"
+	cri "k8s.io/cri-api/pkg/apis/runtime/v1"
+
+	"github.com/cricket-cri/cricket/test/harness"
+)
+
+// TestEphemeralStorage: a container that writes more than its limit is evicted, whether
+// it writes files of its own or its log.
+func TestEphemeralStorage(t *testing.T) {
+	onHulls(t, func(e *env) {
+		for name, command := range map[string]string{
+			"files": "head -c 24m /dev/zero > /file; sync; sleep 3600",
+			"log":   "yes 0123456789012345678901234567890123456789 | head -c 24m; sleep 3600",
+		} {
+			e.pod(name, `
+containers:
+  - name: app
+    image: BUSYBOX
+    command: [sh, -c, "`+command+`"]
+    resources: {limits: {ephemeral-storage: 12Mi}}
+`)
+		}
+		for _, name := range []string{"files", "log"} {
+			if p := e.ended(name); p.Status.Reason != "Evicted" || !strings.Contains(p.Status.Message, "ephemeral local storage") {
+				e.t.Errorf("pod %s ended because of %s: %s", name, p.Status.Reason, p.Status.Message)
+			}
+		}
+	})
+}
+
+// TestImageCollection: when the disk is fuller than it may be, images that nobody uses go,
+// and those of pods stay.
+func TestImageCollection(t *testing.T) {
+	onHulls(t, func(e *env) {
+		unused := e.unused()
+		e.pod("user", "containers: [{name: app, image: BUSYBOX, command: [sleep, '3600']}]")
+		e.ready("user")
+		var disk unix.Statfs_t
+		e.ok(unix.Statfs(harness.Dir(), &disk))
+		used := 100 - int(disk.Bavail*100/disk.Blocks)
+		e.configure(fmt.Sprintf("imageGCHighThresholdPercent: %d\nimageGCLowThresholdPercent: %d\nimageMinimumGCAge: 0s", max(used-1, 1), max(used-2, 0)))
+		e.eventually("the unused image goes", func() error { return e.absent(unused) })
+		if e.absent(e.words().Replace("BUSYBOX")) == nil {
+			e.t.Error("an image that is in use has gone too")
+		}
+	})
+}
+
+// TestDiskPressure: when the disk is nearly full, unused images go first and then the pod
+// that has written the most; the others stay, and the pressure is over.
+func TestDiskPressure(t *testing.T) {
+	onHulls(t, func(e *env) {
+		unused := e.unused()
+		e.pod("small", "containers: [{name: app, image: BUSYBOX, command: [sleep, '3600']}]")
+		before := e.ready("small")
+		// What others do to the disk meanwhile must not decide.
+		const spare, more = 512 << 20, 1 << 30
+		var disk unix.Statfs_t
+		e.ok(unix.Statfs(harness.Dir(), &disk))
+		free := int64(disk.Bavail) * disk.Bsize
+		e.configure(fmt.Sprintf("evictionHard: {nodefs.available: '%d', imagefs.available: '%d'}\nevictionPressureTransitionPeriod: 5s", free-spare, free-spare))
+		e.pod("big", "containers: [{name: app, image: BUSYBOX, command: [sh, -c, 'head -c "+fmt.Sprint(more)+" /dev/zero > /file; sync; sleep 3600']}]")
+		p := e.ended("big")
+		if p.Status.Reason != "Evicted" || !strings.Contains(p.Status.Message, "low on resource: ephemeral-storage") {
+			e.t.Errorf("it ended because of %s: %s", p.Status.Reason, p.Status.Message)
+		}
+		if err := e.absent(unused); err != nil {
+			e.t.Error(err)
+		}
+		e.eventually("there is no pressure", func() error {
+			if c := e.condition(corev1.NodeDiskPressure); c.Status != corev1.ConditionFalse {
+				return fmt.Errorf("it says %s", c.Message)
+			}
+			return nil
+		})
+		e.untouched(before, e.get("small"))
+	})
+}
+
+// configure changes the kubelet's configuration for this test.
+func (e *env) configure(fields string) {
+	e.t.Helper()
+	e.ok(e.ConfigureKubelet(fields))
+	e.t.Cleanup(func() { e.ok(e.ConfigureKubelet("")) })
+}
+
+// unused is an image that the node has and that no container uses.
+func (e *env) unused() string {
+	e.t.Helper()
+	image := e.words().Replace("NGINX")
+	e.withImages(func(c cri.ImageServiceClient) {
+		_, err := c.PullImage(e.t.Context(), &cri.PullImageRequest{Image: &cri.ImageSpec{Image: image}})
+		e.ok(err)
+	})
+	return image
+}
+
+// absent is nil if the node does not have the image.
+func (e *env) absent(image string) (err error) {
+	e.t.Helper()
+	e.withImages(func(c cri.ImageServiceClient) {
+		s, callErr := c.ImageStatus(e.t.Context(), &cri.ImageStatusRequest{Image: &cri.ImageSpec{Image: image}})
+		if err = callErr; err == nil && s.GetImage() != nil {
+			err = errors.New("image " + image + " is there")
+		}
+	})
+	return err
+}
+
+func (e *env) withImages(use func(cri.ImageServiceClient)) {
+	e.t.Helper()
+	conn, err := e.Runtime.Dial()
+	e.ok(err)
+	defer conn.Close()
+	use(cri.NewImageServiceClient(conn))
+}
