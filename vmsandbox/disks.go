@@ -152,15 +152,18 @@ func (p *pod) attachWritable(ctx context.Context, c *container) (string, error) 
 	return slot, p.mountWritable(ctx, slot)
 }
 
-// layerSlots are those for writable layers; the last one is for the pod's own directories.
+// forLayers is how many of the writable slots are for writable layers; the others are for
+// the pod's own directories.
+const forLayers = 3
+
 func layerSlots() []string {
 	_, slots := vmm.Slots()
-	return slots[:len(slots)-1]
+	return slots[:forLayers]
 }
 
-func volumeSlot() string {
+func volumeSlots() []string {
 	_, slots := vmm.Slots()
-	return slots[len(slots)-1]
+	return slots[forLayers:]
 }
 
 // writableUsers are the containers that have their writable layer in a slot.
@@ -198,17 +201,30 @@ func (p *pod) mountWritable(ctx context.Context, slot string) error {
 	if err := p.machine.SetDisk(ctx, slot, vmm.Disk{Files: []string{file}, Volatile: true}); err != nil {
 		return fmt.Errorf("put disk into slot: %w", err)
 	}
-	err = p.machine.Guest.Mount(ctx, agent.Mount{Slot: slot, Target: path.Join(agent.DirDisks, slot), Type: "ext4"})
+	err = p.machine.Guest.Mount(ctx, agent.Mount{
+		// What is deleted in the guest is given back to the host, where it counts.
+		Slot: slot, Target: path.Join(agent.DirDisks, slot), Type: "ext4", Options: []string{"noatime", "discard"},
+	})
 	if err != nil {
 		return fmt.Errorf("mount disk: %w", err)
 	}
 	return p.change(func(s *podState) { s.Writable = append(slices.Clone(s.Writable), slot) })
 }
 
-// volumeDisk is the directory of the guest in which the pod has room of its own on a disk.
-func (p *pod) volumeDisk(ctx context.Context) (string, error) {
+// volumeDisk is the directory of the guest in which the pod has room on a disk for the nth
+// of its own directories, beginning with 0. The first have a disk each, whose file on the
+// host is returned; the others share the last one.
+func (p *pod) volumeDisk(ctx context.Context, nth int) (dir, file string, err error) {
 	p.disks.Lock()
 	defer p.disks.Unlock()
-	slot := volumeSlot()
-	return path.Join(agent.DirDisks, slot), p.mountWritable(ctx, slot)
+	slots := volumeSlots()
+	last := len(slots) - 1
+	slot := slots[min(nth, last)]
+	if err := p.mountWritable(ctx, slot); err != nil {
+		return "", "", err
+	}
+	if nth < last {
+		file, err = p.driver.opts.Disks.Path(p.machine.ID(), slot)
+	}
+	return path.Join(agent.DirDisks, slot), file, err
 }

@@ -206,6 +206,8 @@ func (d disksOf) Take(_ context.Context, machine, name string) (string, error) {
 	return "/disks/" + name, d.did("take %s", name)
 }
 
+func (d disksOf) Path(_, name string) (string, error) { return "/disks/" + name, nil }
+
 func (d disksOf) Remove(machine string, names ...string) error {
 	d.mu.Lock()
 	defer d.mu.Unlock()

@@ -103,6 +103,8 @@ type Layers interface {
 type Disks interface {
 	// Take makes one for a machine and returns its path.
 	Take(ctx context.Context, machine, name string) (path string, err error)
+	// Path is where one lies that was taken.
+	Path(machine, name string) (string, error)
 	// Remove removes those of a machine, all if none is named. It is idempotent.
 	Remove(machine string, names ...string) error
 }
@@ -127,8 +129,9 @@ type VolumeOptions struct {
 	Guest agent.Guest
 	// Dir is Machine.Volumes.
 	Dir string
-	// Disk is where the guest has room for directories of the pod's own.
-	Disk func(ctx context.Context) (dir string, err error)
+	// Disk is where the guest has room for the nth directory of the pod's own, beginning
+	// with 0, and the host's file in which nothing else is kept, "" if there is none.
+	Disk func(ctx context.Context, nth int) (dir, file string, err error)
 	// State is that of an earlier daemon, or nil.
 	State json.RawMessage
 }

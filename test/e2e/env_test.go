@@ -56,13 +56,6 @@ func onHulls(t *testing.T, test func(*env)) {
 	}
 }
 
-// onKernel runs a test of what pods in virtual machines do not have.
-func onKernel(t *testing.T, test func(*env)) {
-	if os.Getenv(hullEnv) != virtual {
-		t.Run(kernel, func(t *testing.T) { test(newEnv(t, kernel)) })
-	}
-}
-
 var unsuitable = regexp.MustCompile(`[^a-z0-9]+`)
 
 func newEnv(t *testing.T, hull string) *env {

@@ -70,7 +70,7 @@ func Open(o Options) (*Store, error) {
 // Take makes a disk for an owner and returns its path. It is whole or not there at all;
 // errdefs.ErrAlreadyExists if the owner has one of that name.
 func (s *Store) Take(ctx context.Context, owner, name string) (string, error) {
-	path, err := s.path(owner, name)
+	path, err := s.Path(owner, name)
 	if err != nil {
 		return "", err
 	}
@@ -83,7 +83,7 @@ func (s *Store) Take(ctx context.Context, owner, name string) (string, error) {
 
 // Copy is like Take for a disk that is what another one was when it was read.
 func (s *Store) Copy(owner, name string, p *Pattern) (string, error) {
-	path, err := s.path(owner, name)
+	path, err := s.Path(owner, name)
 	if err != nil {
 		return "", err
 	}
@@ -92,7 +92,7 @@ func (s *Store) Copy(owner, name string, p *Pattern) (string, error) {
 
 // Read remembers what a disk is now. Nobody may write to it meanwhile.
 func (s *Store) Read(owner, name string) (*Pattern, error) {
-	path, err := s.path(owner, name)
+	path, err := s.Path(owner, name)
 	if err != nil {
 		return nil, err
 	}
@@ -159,7 +159,7 @@ func write(path string, bytes int64, pattern []extent) error {
 // Usage tells how many bytes of the host's disk each disk of an owner takes. An owner
 // without disks has an empty map.
 func (s *Store) Usage(owner string) (map[string]uint64, error) {
-	dir, err := s.path(owner, "")
+	dir, err := s.Path(owner, "")
 	if err != nil {
 		return nil, err
 	}
@@ -187,7 +187,7 @@ func visible(e fs.DirEntry) bool { return e.Type().IsRegular() && !strings.HasPr
 // Remove removes an owner's disks of those names, or without names all that it has. It
 // is idempotent, and a machine that still has one open goes on with it.
 func (s *Store) Remove(owner string, names ...string) error {
-	dir, err := s.path(owner, "")
+	dir, err := s.Path(owner, "")
 	if err != nil {
 		return err
 	}
@@ -198,7 +198,7 @@ func (s *Store) Remove(owner string, names ...string) error {
 		return nil
 	}
 	for _, name := range names {
-		path, err := s.path(owner, name)
+		path, err := s.Path(owner, name)
 		if err != nil {
 			return err
 		}
@@ -241,8 +241,9 @@ func (s *Store) Reconcile(lives func(owner string) bool) error {
 	return errors.Join(errs...)
 }
 
-// path checks that the two are names. With an empty name it is the owner's directory.
-func (s *Store) path(owner, name string) (string, error) {
+// Path is where an owner's disk lies, or with an empty name its directory, whether they
+// exist or not: errdefs.ErrInvalidArgument if the two are no names.
+func (s *Store) Path(owner, name string) (string, error) {
 	if !valid(owner) || name != "" && !valid(name) {
 		return "", fmt.Errorf("name disk %q of %q: %w", name, owner, errdefs.ErrInvalidArgument)
 	}

@@ -189,7 +189,7 @@ func (b *birth) mounted() []string {
 
 func (b *birth) mountDisk(ctx context.Context) error {
 	err := b.vm.Guest.Mount(ctx, agent.Mount{
-		Slot: firstDisk, Target: agent.DirDisks + "/" + firstDisk, Type: "ext4", Options: []string{"noatime", "noinit_itable", "no_prefetch_block_bitmaps"},
+		Slot: firstDisk, Target: agent.DirDisks + "/" + firstDisk, Type: "ext4", Options: []string{"noatime", "discard", "noinit_itable", "no_prefetch_block_bitmaps"},
 	})
 	if err == nil {
 		b.vm.Mounted = []string{firstDisk}

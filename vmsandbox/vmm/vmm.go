@@ -156,9 +156,9 @@ type Disk struct {
 	BytesPerSecond int64
 }
 
-// Slots of disks: six read-only ones for images, four writable ones. In the guest a slot
+// Slots of disks: six read-only ones for images, six writable ones. In the guest a slot
 // is a virtio block device whose serial number is the slot's name. It seems to be of the
 // same size, larger than any disk, whatever is in it.
 func Slots() (readOnly, writable []string) {
-	return []string{"ro0", "ro1", "ro2", "ro3", "ro4", "ro5"}, []string{"rw0", "rw1", "rw2", "rw3"}
+	return []string{"ro0", "ro1", "ro2", "ro3", "ro4", "ro5"}, []string{"rw0", "rw1", "rw2", "rw3", "rw4", "rw5"}
 }

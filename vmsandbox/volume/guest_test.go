@@ -42,9 +42,9 @@ func TestInAGuest(t *testing.T) {
 	m := guesttest.Boot(t, guesttest.Config{Volumes: dir, Disks: map[string]string{"rw0": image}})
 	set, err := volume.New(volume.Options{
 		Guest: m.Guest, Dir: dir,
-		Disk: func(ctx context.Context) (string, error) {
+		Disk: func(ctx context.Context, _ int) (string, string, error) {
 			disk := agent.DirDisks + "/rw0"
-			return disk, m.Guest.Mount(ctx, agent.Mount{Slot: "rw0", Target: disk, Type: "ext4"})
+			return disk, "", m.Guest.Mount(ctx, agent.Mount{Slot: "rw0", Target: disk, Type: "ext4"})
 		},
 	})
 	if err != nil {

@@ -63,7 +63,7 @@ func (s *Set) makeMemory(ctx context.Context, v *volume) error {
 
 // makeDisk makes a directory with the mode and owner that the kubelet gave the host's.
 func (s *Set) makeDisk(ctx context.Context, v *volume) error {
-	disk, err := s.opts.Disk(ctx)
+	disk, file, err := s.opts.Disk(ctx, s.disks())
 	if err != nil {
 		return fmt.Errorf("find a disk for an emptyDir: %w", err)
 	}
@@ -76,6 +76,12 @@ func (s *Set) makeDisk(ctx context.Context, v *volume) error {
 	files := []agent.File{{Path: parent, Mode: unix.S_IFDIR | 0o755}, own}
 	if err := s.opts.Guest.Put(ctx, files); err != nil {
 		return fmt.Errorf("make an emptyDir: %w", err)
+	}
+	if file == "" {
+		return nil
+	}
+	if err := v.showDisk(file); err != nil {
+		s.opts.Log.Debug("the kubelet does not see what an emptyDir occupies", "source", v.Source, "error", err)
 	}
 	return nil
 }

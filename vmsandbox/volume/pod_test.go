@@ -26,6 +26,8 @@ type pod struct {
 	// machine is the directory made by MakeDir, root where the mount namespace of a
 	// stand-in for the hypervisor begins.
 	machine, root string
+	// disks are files that the first emptyDirs on disks have for themselves.
+	disks []string
 }
 
 const disk = "/cricket/disks/rw0"
@@ -70,7 +72,12 @@ func slaveNamespace(t *testing.T) string {
 func (p *pod) open(o Options) *Set {
 	p.t.Helper()
 	o.Guest = p.guest
-	o.Disk = func(context.Context) (string, error) { return disk, nil }
+	o.Disk = func(_ context.Context, nth int) (string, string, error) {
+		if nth < len(p.disks) {
+			return disk, p.disks[nth], nil
+		}
+		return disk, "", nil
+	}
 	s, err := New(o)
 	if err != nil {
 		p.t.Fatal(err)

@@ -22,9 +22,10 @@ type Options struct {
 	Guest agent.Guest
 	// Dir is what the machine exports by 9p, made by MakeDir; empty for that of State.
 	Dir string
-	// Disk returns a directory of the guest that has room for disk emptyDirs; it is asked
-	// when the first one is needed.
-	Disk func(ctx context.Context) (dir string, err error)
+	// Disk returns a directory of the guest that has room for the nth disk emptyDir,
+	// beginning with 0, and the host's file in which nothing else is kept, "" if there is
+	// none.
+	Disk func(ctx context.Context, nth int) (dir, file string, err error)
 	// State is what an earlier Set said of itself; nil for a pod's first.
 	State json.RawMessage
 	// Changed, if set, is called when State may have changed without a call of a method.
@@ -66,12 +67,15 @@ type volume struct {
 	Path   string   `json:"path"`            // in the guest
 	Users  []string `json:"users,omitempty"` // ids of containers
 
-	// Of mirrored volumes: what the guest has, and for a file that is copied back, which
-	// file that is and what content both sides had last.
+	// Which file of the host it is: of a file that is copied back, and of an emptyDir on a
+	// disk of its own that disk.
+	Dev uint64 `json:"dev,omitempty"`
+	Ino uint64 `json:"ino,omitempty"`
+
+	// Of mirrored volumes: what the guest has, and for a file that is copied back what
+	// content both sides had last.
 	Sums     map[string]string `json:"sums,omitempty"`
 	Writable bool              `json:"writable,omitempty"`
-	Dev      uint64            `json:"dev,omitempty"`
-	Ino      uint64            `json:"ino,omitempty"`
 	Content  string            `json:"content,omitempty"`
 
 	// Of shared ones.
@@ -301,6 +305,9 @@ func (s *Set) Close() error {
 	}
 	s.lock <- struct{}{}
 	defer func() { <-s.lock }()
+	for _, v := range s.state.Volumes {
+		v.hideDisk()
+	}
 	s.state.Volumes = map[string]*volume{}
 	if s.state.Dir == "" {
 		return nil
