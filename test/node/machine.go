@@ -19,7 +19,9 @@ import (
 type machine struct {
 	*lab
 	dir, disk string
-	boots     int
+	// kubernetes is a third disk, "" if there is none.
+	kubernetes string
+	boots      int
 }
 
 // newDisk gives the machine an empty copy-on-write layer above the node's image.
@@ -55,6 +57,9 @@ func (m *machine) boot(ctx context.Context, task string, settings ...string) (*r
 		"-device", "virtio-serial-pci", "-chardev", "file,id=results,path="+r.results,
 		"-device", "virtserialport,chardev=results,name=results",
 		"-object", "rng-random,id=rng,filename=/dev/urandom", "-device", "virtio-rng-pci,rng=rng")
+	if m.kubernetes != "" {
+		r.cmd.Args = append(r.cmd.Args, "-drive", "if=virtio,format=raw,readonly=on,file="+m.kubernetes)
+	}
 	r.cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
 	if err := r.cmd.Start(); err != nil {
 		return nil, fmt.Errorf("start QEMU: %w", err)

@@ -24,6 +24,7 @@ func main() {
 	var (
 		cache    = flag.String("cache", ".cache/node", "directory for the node's image and the runs' disks")
 		bin      = flag.String("bin", "bin", "directory of the binaries to test")
+		tools    = flag.String("tools", ".cache", "directory that keeps built programs and images")
 		bundle   = flag.String("bundle", ".cache/bundle", "what test/critest --bundle made: tools and test images")
 		only     = flag.String("only", "", "run only scenarios whose name contains this")
 		list     = flag.Bool("list", false, "list the scenarios")
@@ -38,7 +39,7 @@ func main() {
 	}
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
-	lab := &lab{cache: *cache, bin: *bin, bundle: *bundle, deadline: *deadline}
+	lab := &lab{cache: *cache, bin: *bin, tools: *tools, bundle: *bundle, deadline: *deadline}
 	if err := run(ctx, lab, *only); err != nil {
 		fmt.Fprintln(os.Stderr, "node:", err)
 		os.Exit(1)
@@ -75,8 +76,8 @@ func run(ctx context.Context, l *lab, only string) error {
 
 // lab knows where the parts of a node are.
 type lab struct {
-	cache, bin, bundle string
-	deadline           time.Duration
+	cache, bin, tools, bundle string
+	deadline                  time.Duration
 
 	kernel, initrd, disk string // set by prepare
 	payload              string

@@ -24,6 +24,7 @@ func scenarios() []scenario {
 		{"restart-cgroupfs", "daemon and monitor restarted and killed under pods", single("restart", "node.cgroup=cgroupfs")},
 		{"restart-systemd", "the same with the systemd cgroup driver", single("restart", "node.cgroup=systemd")},
 		{"reboot", "a reboot with pods: they are listed as ended, and can be removed", reboot},
+		{"kubeadm", "kubeadm's control plane on Cricket, a reboot of it, reset and uninstall", kubeadm},
 		{"power-loss", fmt.Sprintf("%d power cuts during pulls and pod starts", powerCuts), powerLoss},
 	}
 }

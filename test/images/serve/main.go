@@ -28,38 +28,56 @@ func main() {
 func run() error {
 	listen := flag.String("listen", "127.0.0.1:5055", "HOST:PORT to serve on; empty: only make the images")
 	cache := flag.String("cache", ".cache", "directory that keeps the images")
-	layout := flag.String("layout", "", "serve this image layout, which an earlier call made, instead of making the images")
+	var layouts []string
+	flag.Func("layout", "serve this image layout, which an earlier call made, instead of making the images; may be given several times", func(dir string) error {
+		layouts = append(layouts, dir)
+		return nil
+	})
 	flag.Parse()
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
 	say := func(format string, a ...any) { fmt.Printf(format+"\n", a...) }
-	var set *images.Set
-	var err error
-	if *layout != "" {
-		set, err = images.Open(*layout)
-	} else {
-		set, err = images.Build(ctx, images.Options{Cache: *cache, Say: say})
-	}
-	if err != nil {
-		return err
-	}
-	names := set.Names()
-	slices.Sort(names)
-	for _, n := range names {
-		digest, err := set.Digest(n)
+	if len(layouts) == 0 {
+		made, err := images.Build(ctx, images.Options{Cache: *cache, Say: say})
 		if err != nil {
 			return err
 		}
-		say("%s %s", digest, n)
+		layouts = []string{made.Dir()}
+	}
+	sets, err := open(layouts, say)
+	if err != nil {
+		return err
 	}
 	if *listen == "" {
 		return nil
 	}
-	server, address, err := images.NewRegistry(set).Serve(*listen)
+	server, address, err := images.NewRegistry(sets...).Serve(*listen)
 	if err != nil {
 		return err
 	}
 	say("serving on http://%s", address)
 	<-ctx.Done()
 	return server.Close()
+}
+
+// open opens layouts and prints what is in them.
+func open(layouts []string, say func(string, ...any)) ([]*images.Set, error) {
+	var sets []*images.Set
+	for _, dir := range layouts {
+		set, err := images.Open(dir)
+		if err != nil {
+			return nil, err
+		}
+		sets = append(sets, set)
+		names := set.Names()
+		slices.Sort(names)
+		for _, n := range names {
+			digest, err := set.Digest(n)
+			if err != nil {
+				return nil, err
+			}
+			say("%s %s", digest, n)
+		}
+	}
+	return sets, nil
 }

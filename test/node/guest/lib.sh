@@ -1,5 +1,6 @@
 # Shared by the tasks: a Cricket that runs from its units, and checks.
 payload=/payload
+kubernetes=/kubernetes
 export PATH=/usr/local/bin:$payload/tools:/usr/sbin:/usr/bin:/sbin:/bin
 endpoint=unix:///run/cricket/cricket.sock
 busybox=registry.k8s.io/e2e-test-images/busybox:1.29-2
@@ -19,6 +20,12 @@ eventually() {
 	return 1
 }
 
+# patiently COMMAND...: the same with as many seconds as an emulated control plane takes.
+patiently() {
+	for _ in $(seq 900); do "$@" >/dev/null 2>&1 && return 0; sleep 1; done
+	return 1
+}
+
 # start_cricket installs the programs and units, configures them as the command line
 # says, and starts them with a registry of test images beside them.
 start_cricket() {
@@ -31,8 +38,14 @@ start_cricket() {
 	printf 'runtime-endpoint: %s\nimage-endpoint: %s\ntimeout: 60\n' $endpoint $endpoint >/etc/crictl.yaml
 	cp $payload/guest/network.conflist /etc/cni/net.d/10-cricket.conflist
 	if [ "$(setting loop)" = 1 ]; then printf '[images]\nloop_devices = true\n' >>/etc/cricket/config.toml; fi
+	layouts="--layout $payload/images"
+	if [ "$(setting kubernetes)" = 1 ]; then
+		mkdir -p $kubernetes
+		mount -o ro /dev/vdc $kubernetes
+		layouts="$layouts --layout $kubernetes/images"
+	fi
 	# Reads the images from the payload, so a unit of its own is all it needs.
-	systemd-run -q --unit=test-registry $payload/tools/registry --layout $payload/images --listen 127.0.0.1:5055
+	systemd-run -q --unit=test-registry $payload/tools/registry $layouts --listen 127.0.0.1:5055
 	systemctl daemon-reload
 	check "start the units" systemctl start cricket-monitor cricketd
 	check "the API answers" eventually crictl version
