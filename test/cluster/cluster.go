@@ -211,25 +211,16 @@ func (c *Cluster) alive() error {
 	return nil
 }
 
-// until asks again and again until check returns nil, and returns its last error, or at
-// once when a program of the cluster has ended.
+// until is harness.Until, which ends at once when a program of the cluster has ended.
 func (c *Cluster) until(ctx context.Context, limit time.Duration, check func(context.Context) error) error {
-	ctx, cancel := context.WithTimeout(ctx, limit)
-	defer cancel()
-	tick := time.NewTicker(50 * time.Millisecond)
-	defer tick.Stop()
-	for {
+	return harness.Until(ctx, limit, func(ctx context.Context) error {
 		err := check(ctx)
 		if err == nil {
 			return nil
 		}
 		if dead := c.alive(); dead != nil {
-			return dead
+			return harness.Final(dead)
 		}
-		select {
-		case <-tick.C:
-		case <-ctx.Done():
-			return fmt.Errorf("after %s: %w", limit, err)
-		}
-	}
+		return err
+	})
 }

@@ -6,11 +6,13 @@ import (
 	"fmt"
 	"regexp"
 	"time"
+
+	"github.com/cricket-cri/cricket/test/harness"
 )
 
 // stats waits until the summary has figures for the pod and its containers.
 func (n *node) stats(ctx context.Context) error {
-	return until(ctx, time.Minute, func() error {
+	return harness.Until(ctx, time.Minute, func(ctx context.Context) error {
 		var s summary
 		if err := n.kubelet.get(ctx, "/stats/summary", &s); err != nil {
 			return err
@@ -49,7 +51,7 @@ func (p podFigures) complete() error {
 
 // metrics looks at what monitoring systems collect.
 func (n *node) metrics(ctx context.Context) error {
-	return until(ctx, time.Minute, func() error {
+	return harness.Until(ctx, time.Minute, func(ctx context.Context) error {
 		data, err := n.kubelet.request(ctx, "GET", "/metrics/cadvisor")
 		if err != nil {
 			return err

@@ -14,6 +14,8 @@ import (
 	"strconv"
 	"strings"
 	"time"
+
+	"github.com/cricket-cri/cricket/test/harness"
 )
 
 // logLine is the form of a container's log: time, stream, whether the line is whole, text.
@@ -56,7 +58,7 @@ func (n *node) rotates(ctx context.Context) error {
 	log := filepath.Join(n.logDir(), "app", strconv.Itoa(n.pod.container("app").RestartCount)+".log")
 	seen := map[string]bool{}
 	var files []string
-	err := until(ctx, 2*time.Minute, func() (err error) {
+	err := harness.Until(ctx, 2*time.Minute, func(ctx context.Context) (err error) {
 		if files, err = filepath.Glob(log + "*"); err != nil {
 			return err
 		}

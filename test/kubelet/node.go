@@ -7,7 +7,6 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
-	"time"
 
 	"google.golang.org/grpc"
 	cri "k8s.io/cri-api/pkg/apis/runtime/v1"
@@ -115,23 +114,4 @@ func (n *node) left() error {
 		return fmt.Errorf("left behind:\n  %s", strings.Join(leaks, "\n  "))
 	}
 	return nil
-}
-
-// until asks again and again until check returns nil, and returns its last error.
-func until(ctx context.Context, limit time.Duration, check func() error) error {
-	ctx, cancel := context.WithTimeout(ctx, limit)
-	defer cancel()
-	tick := time.NewTicker(100 * time.Millisecond)
-	defer tick.Stop()
-	for {
-		err := check()
-		if err == nil {
-			return nil
-		}
-		select {
-		case <-tick.C:
-		case <-ctx.Done():
-			return fmt.Errorf("after %s: %w", limit, err)
-		}
-	}
 }

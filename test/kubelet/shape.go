@@ -9,6 +9,8 @@ import (
 	"os"
 	"strings"
 	"syscall"
+
+	"github.com/cricket-cri/cricket/test/harness"
 )
 
 //go:embed shape.yaml
@@ -21,7 +23,7 @@ func (n *node) shape(ctx context.Context) error {
 		return err
 	}
 	var p pod
-	err := until(ctx, runLimit, func() (err error) {
+	err := harness.Until(ctx, runLimit, func(ctx context.Context) (err error) {
 		p, err = n.ready(ctx, name)
 		return err
 	})
@@ -36,7 +38,7 @@ func (n *node) shape(ctx context.Context) error {
 	} else if uid := info.Sys().(*syscall.Stat_t).Uid; uid != 0 {
 		errs = append(errs, fmt.Errorf("what root in the pod wrote belongs to user %d", uid))
 	}
-	errs = append(errs, os.Remove(manifests+"/shape.yaml"), until(ctx, runLimit, func() error {
+	errs = append(errs, os.Remove(manifests+"/shape.yaml"), harness.Until(ctx, runLimit, func(ctx context.Context) error {
 		if _, err := n.find(ctx, name); err == nil {
 			return errors.New("the kubelet still has the pod")
 		}

@@ -12,6 +12,8 @@ import (
 	"time"
 
 	cri "k8s.io/cri-api/pkg/apis/runtime/v1"
+
+	"github.com/cricket-cri/cricket/test/harness"
 )
 
 //go:embed pod.yaml
@@ -88,7 +90,7 @@ func (n *node) start(ctx context.Context) error {
 		return err
 	}
 	// Its cgroups and directories are there when it first looks for pods.
-	err := until(ctx, time.Minute, func() error {
+	err := harness.Until(ctx, time.Minute, func(ctx context.Context) error {
 		if _, err := n.kubelet.pods(ctx); err != nil {
 			return err
 		}
@@ -111,7 +113,7 @@ func (n *node) runs(ctx context.Context) error {
 	if err := putManifest("life", podManifest); err != nil {
 		return err
 	}
-	return until(ctx, runLimit, func() error {
+	return harness.Until(ctx, runLimit, func(ctx context.Context) error {
 		p, err := n.ready(ctx, podName)
 		if err == nil {
 			n.pod = p
@@ -176,7 +178,7 @@ func (n *node) limit(ctx context.Context) error {
 
 func (n *node) restarted(ctx context.Context) error {
 	first := n.pod.container("web").ContainerID
-	err := until(ctx, runLimit, func() error {
+	err := harness.Until(ctx, runLimit, func(ctx context.Context) error {
 		p, err := n.ready(ctx, podName)
 		if err != nil {
 			return err
@@ -204,13 +206,13 @@ func (n *node) backsOff(ctx context.Context) error {
 	if err := n.endApp(ctx); err != nil {
 		return err
 	}
-	if err := until(ctx, runLimit, func() error { return n.appRestarts(ctx, 2) }); err != nil {
+	if err := harness.Until(ctx, runLimit, func(ctx context.Context) error { return n.appRestarts(ctx, 2) }); err != nil {
 		return err
 	}
 	if err := n.endApp(ctx); err != nil {
 		return err
 	}
-	err := until(ctx, runLimit, func() error {
+	err := harness.Until(ctx, runLimit, func(ctx context.Context) error {
 		p, err := n.find(ctx, podName)
 		if w := p.container("app").State.Waiting; err == nil && (w == nil || w.Reason != "CrashLoopBackOff") {
 			err = fmt.Errorf("container app: %+v", p.container("app"))
@@ -220,7 +222,7 @@ func (n *node) backsOff(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	return until(ctx, 2*runLimit, func() error { return n.appRestarts(ctx, 3) })
+	return harness.Until(ctx, 2*runLimit, func(ctx context.Context) error { return n.appRestarts(ctx, 3) })
 }
 
 func (n *node) endApp(ctx context.Context) error {
@@ -259,7 +261,7 @@ func (n *node) restartKubelet(ctx context.Context) error {
 
 // unchanged watches the pod for longer than the kubelet takes to look at it again.
 func (n *node) unchanged(ctx context.Context) error {
-	if err := until(ctx, runLimit, func() error { _, err := n.ready(ctx, podName); return err }); err != nil {
+	if err := harness.Until(ctx, runLimit, func(ctx context.Context) error { _, err := n.ready(ctx, podName); return err }); err != nil {
 		return err
 	}
 	select {
@@ -295,7 +297,7 @@ func (n *node) remove(ctx context.Context) error {
 	if err := os.Remove(manifests + "/life.yaml"); err != nil {
 		return err
 	}
-	err := until(ctx, runLimit, func() error {
+	err := harness.Until(ctx, runLimit, func(ctx context.Context) error {
 		pods, err := n.kubelet.pods(ctx)
 		if err == nil && len(pods) > 0 {
 			err = fmt.Errorf("the kubelet still has %s", pods[0].Metadata.Name)
@@ -305,7 +307,7 @@ func (n *node) remove(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	return until(ctx, collectLimit, func() error {
+	return harness.Until(ctx, collectLimit, func(ctx context.Context) error {
 		pods, podsErr := n.runtime.ListPodSandbox(ctx, &cri.ListPodSandboxRequest{})
 		containers, err := n.runtime.ListContainers(ctx, &cri.ListContainersRequest{})
 		if err = errors.Join(podsErr, err); err != nil {
@@ -319,7 +321,7 @@ func (n *node) remove(ctx context.Context) error {
 }
 
 func (n *node) nothingLeft(ctx context.Context) error {
-	return until(ctx, collectLimit, n.left)
+	return harness.Until(ctx, collectLimit, func(context.Context) error { return n.left() })
 }
 
 // logDir is the directory of the pod's logs.
