@@ -21,6 +21,7 @@ import (
 
 	"github.com/cricket-cri/cricket/hack/tools"
 	"github.com/cricket-cri/cricket/test/cluster"
+	"github.com/cricket-cri/cricket/test/harness"
 	"github.com/cricket-cri/cricket/test/images"
 )
 
@@ -54,6 +55,15 @@ func onHulls(t *testing.T, test func(*env)) {
 		}
 		t.Run(hull, func(t *testing.T) { test(newEnv(t, hull)) })
 	}
+}
+
+// onOneHull runs a test of what does not depend on the hull.
+func onOneHull(t *testing.T, test func(*env)) {
+	hull := kernel
+	if only := os.Getenv(hullEnv); only != "" {
+		hull = only
+	}
+	t.Run(hull, func(t *testing.T) { test(newEnv(t, hull)) })
 }
 
 var unsuitable = regexp.MustCompile(`[^a-z0-9]+`)
@@ -105,16 +115,14 @@ func (e *env) ok(err error) {
 // eventually waits until check returns nil.
 func (e *env) eventually(what string, check func() error) {
 	e.t.Helper()
-	began := time.Now()
-	for {
-		err := check()
-		if err == nil {
-			return
-		}
-		if time.Since(began) > patience {
-			e.t.Fatalf("%s: not within %s: %v", what, patience, err)
-		}
-		time.Sleep(50 * time.Millisecond)
+	e.within(patience, what, check)
+}
+
+func (e *env) within(limit time.Duration, what string, check func() error) {
+	e.t.Helper()
+	err := harness.Until(context.WithoutCancel(e.t.Context()), limit, func(context.Context) error { return check() })
+	if err != nil {
+		e.t.Fatalf("%s: %v", what, err)
 	}
 }
 

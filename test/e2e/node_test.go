@@ -97,7 +97,7 @@ func TestStatsWithoutGate(t *testing.T) {
 			return nil
 		})
 		e.configure("featureGates: {PodAndContainerStatsFromCRI: false}")
-		e.eventually("the kubelet answers", func() error {
+		e.eventually("the kubelet tells of the pod", func() error {
 			if e.summary("p").PodRef.Name == "" {
 				return fmt.Errorf("its summary has no such pod")
 			}

@@ -16,7 +16,7 @@ import (
 	"github.com/cricket-cri/cricket/test/cluster"
 )
 
-// MiB are mebibytes.
+// mebi is a mebibyte.
 const mebi = 1 << 20
 
 // TestStats compares what the kubelet tells of a pod, in each of its ways, with what the
@@ -181,12 +181,16 @@ func (c containerStats) rate(then containerStats) float64 {
 	return (c.CPU.UsageCoreNanoSeconds - then.CPU.UsageCoreNanoSeconds) / float64(c.CPU.Time.Sub(then.CPU.Time))
 }
 
-// kubelet asks the node's kubelet by way of the API server.
-func (e *env) kubelet(path string) string {
+// kubelet asks the node's kubelet by way of the API server, until it answers: it may have
+// been started just now.
+func (e *env) kubelet(path string) (answer string) {
 	e.t.Helper()
-	data, err := e.Client.CoreV1().RESTClient().Get().Resource("nodes").Name(cluster.NodeName).SubResource("proxy").Suffix(path).DoRaw(e.t.Context())
-	e.ok(err)
-	return string(data)
+	e.eventually("the kubelet answers", func() error {
+		data, err := e.Client.CoreV1().RESTClient().Get().Resource("nodes").Name(cluster.NodeName).SubResource("proxy").Suffix(path).DoRaw(e.t.Context())
+		answer = string(data)
+		return err
+	})
+	return answer
 }
 
 func (e *env) summary(pod string) podStats {
