@@ -50,6 +50,9 @@ func (s *Server) undoContainer(ctx context.Context, r *store.Container) error {
 			return fmt.Errorf("undo creation: %w", err)
 		}
 	}
+	if err := dropLog(r.LogPath); err != nil {
+		return err
+	}
 	return s.store.Containers.Delete(r.ID)
 }
 

@@ -72,11 +72,15 @@ func (s *Server) createContainer(ctx context.Context, sandboxID string, config *
 			cfg, err = s.resolve(ctx, pod, rec)
 			return err
 		}},
-		flow.Step{Name: "open log", Do: func(context.Context) error { return openLog(rec.LogPath) }},
 		flow.Step{
 			Name: "record intent",
 			Do:   func(context.Context) error { return s.store.Containers.Add(rec) },
 			Undo: func(context.Context) error { return s.store.Containers.Delete(rec.ID) },
+		},
+		flow.Step{
+			Name: "open log",
+			Do:   func(context.Context) error { return openLog(rec.LogPath) },
+			Undo: func(context.Context) error { return dropLog(rec.LogPath) },
 		},
 		s.makeContainer(sb, &cfg),
 		flow.Step{
@@ -107,6 +111,22 @@ func openLog(path string) error {
 	log := new(logfile.Set).Open(path, 0)
 	if err := errors.Join(log.Err(), log.Close()); err != nil {
 		return fmt.Errorf("config.log_path: %w: %w", errdefs.ErrFailedPrecondition, err)
+	}
+	return nil
+}
+
+// dropLog removes the log of a container that was not made. The kubelet numbers a
+// container's restarts by the logs that it finds where the runtime knows of none.
+func dropLog(path string) error {
+	if path == "" {
+		return nil
+	}
+	is, err := os.Lstat(path)
+	if err == nil && is.Mode().IsRegular() && is.Size() == 0 {
+		err = os.Remove(path)
+	}
+	if err != nil && !errors.Is(err, os.ErrNotExist) {
+		return fmt.Errorf("remove log: %w", err)
 	}
 	return nil
 }

@@ -321,7 +321,7 @@ func (c *churn) settle() {
 }
 
 // restarts is what changes on a node whose daemons are killed, and what is kept ready.
-var restarts = regexp.MustCompile(`^process .*(cricketd|cricket-monitor|kubelet|qemu|kworker)|^mount .*/(layers|template|stock)/`)
+var restarts = regexp.MustCompile(`^process .*(cricketd|cricket-monitor|kubelet|qemu|kworker)|^mount .*/(layers|pool|template)/`)
 
 // rest is what the node holds, but for its own programs.
 func (c *churn) rest(t *testing.T) harness.Snapshot {

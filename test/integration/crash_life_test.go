@@ -95,9 +95,6 @@ func (l *life) requests() []request {
 // lead leads the life; it returns the first error that the retries did not mend. A pod
 // whose machine has died is buried, and another takes its place.
 func (l *life) lead(ctx context.Context) error {
-	if err := os.MkdirAll(l.config.GetLogDirectory(), 0o755); err != nil {
-		return err
-	}
 	requests := l.requests()
 	for i := 0; i < len(requests); i++ {
 		r := requests[i]
@@ -141,7 +138,12 @@ func (l *life) insist(ctx context.Context, name string, do func(context.Context)
 	}
 }
 
+// pull is the first request of a pod, which has no logs yet.
 func (l *life) pull(ctx context.Context) error {
+	logs := l.config.GetLogDirectory()
+	if err := errors.Join(os.RemoveAll(logs), os.MkdirAll(logs, 0o755)); err != nil {
+		return err
+	}
 	_, err := l.node.Images.PullImage(ctx, &cri.PullImageRequest{Image: &cri.ImageSpec{Image: l.image}}, wait)
 	return err
 }
@@ -172,6 +174,9 @@ func (l *life) create(ctx context.Context, i int) error {
 	c.Metadata = &cri.ContainerMetadata{Name: fmt.Sprintf("life-%d", i), Attempt: l.attempts[i]}
 	c.LogPath = fmt.Sprintf("%d_%d.log", i, l.attempts[i])
 	c.Linux.SecurityContext = &cri.LinuxContainerSecurityContext{Privileged: InVMs()}
+	if err := l.unlogged(ctx, c); err != nil {
+		return err
+	}
 	r, err := l.node.Runtime.CreateContainer(ctx, &cri.CreateContainerRequest{PodSandboxId: l.pod, Config: c, SandboxConfig: l.config}, wait)
 	if status.Code(err) != codes.AlreadyExists {
 		l.containers[i] = r.GetContainerId()
@@ -191,6 +196,25 @@ func (l *life) create(ctx context.Context, i int) error {
 		}
 	}
 	return fmt.Errorf("%w, but it is not in the list", err)
+}
+
+// unlogged fails if there is a log of a container that is not there: a kubelet would count
+// it as a start.
+func (l *life) unlogged(ctx context.Context, c *cri.ContainerConfig) error {
+	// First wait for a daemon that is being started, and cleans up.
+	list, err := l.node.Runtime.ListContainers(ctx, &cri.ListContainersRequest{}, wait)
+	if err != nil {
+		return err
+	}
+	for _, known := range list.GetContainers() {
+		if known.GetMetadata().GetName() == c.GetMetadata().GetName() && known.GetMetadata().GetAttempt() == c.GetMetadata().GetAttempt() {
+			return nil
+		}
+	}
+	if _, err := os.Lstat(filepath.Join(l.config.GetLogDirectory(), c.GetLogPath())); err != nil {
+		return nil
+	}
+	return fmt.Errorf("there is no container %s, but its log", c.GetMetadata().GetName())
 }
 
 // start starts a container. One that runs although its start was not answered is what
