@@ -75,9 +75,12 @@ containers:
 		}
 		// An emptyDir of a virtual machine ends with the machine: docs/limitations.md.
 		want := map[string]string{kernel: "boot\nboot\n", virtual: "boot\n"}[e.hull]
-		if got := e.log("kept", "app"); got != want {
-			e.t.Errorf("it says %q, want %q", got, want)
-		}
+		e.eventually("it has run", func() error {
+			if got := e.log("kept", "app"); got != want {
+				return fmt.Errorf("it says %q, want %q", got, want)
+			}
+			return nil
+		})
 		if got := e.kubectl("logs", "kept", "--previous"); got != "boot\n" {
 			e.t.Errorf("before the boot it said %q", got)
 		}
