@@ -98,11 +98,14 @@ func TestStatsWithoutGate(t *testing.T) {
 		})
 		e.configure("featureGates: {PodAndContainerStatsFromCRI: false}")
 		e.eventually("the kubelet tells of the pod", func() error {
-			if e.summary("p").PodRef.Name == "" {
-				return fmt.Errorf("its summary has no such pod")
+			if c := e.summary("p").container("app"); c.Memory.WorkingSetBytes == 0 || c.CPU.UsageCoreNanoSeconds == 0 {
+				return fmt.Errorf("its summary has no memory or no processor time of the container: %+v", c)
 			}
 			return nil
 		})
+		if got := e.summary("p").Network; got.RxBytes+got.TxBytes > 0 {
+			e.t.Errorf("the summary tells of the pod's network without the gate: %+v; docs/limitations.md says that it does not", got)
+		}
 		if got := e.metrics("cadvisor", "p", "app"); len(got) > 0 {
 			e.t.Errorf("/metrics/cadvisor tells of the container without the gate: %v; docs/limitations.md says that it does not", got)
 		}
