@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"math/rand/v2"
 	"os"
 	"os/exec"
 	"regexp"
@@ -69,7 +70,8 @@ func onOneHull(t *testing.T, test func(*env)) {
 var unsuitable = regexp.MustCompile(`[^a-z0-9]+`)
 
 func newEnv(t *testing.T, hull string) *env {
-	name := unsuitable.ReplaceAllString(strings.ToLower(strings.TrimPrefix(t.Name(), "Test")), "-")
+	// The namespace of a run before may still be going.
+	name := fmt.Sprintf("%s-%04x", unsuitable.ReplaceAllString(strings.ToLower(strings.TrimPrefix(t.Name(), "Test")), "-"), rand.N(1<<16))
 	e := &env{Cluster: shared, t: t, ns: name, hull: hull}
 	_, err := e.Client.CoreV1().Namespaces().Create(t.Context(), &corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: name}}, metav1.CreateOptions{})
 	e.ok(err)
