@@ -9,7 +9,7 @@ GO_BUILD := go build -trimpath -buildvcs=false -ldflags '$(LDFLAGS)'
 SOCKET := /run/cricket/cricket.sock
 
 # Packages with unit tests only; the suites below test/ start daemons.
-UNIT := ./cri/... ./sandbox/... ./runtime/... ./cmd/... ./hack/... ./test/layout/... ./test/critest/... ./test/harness/... ./test/images/...
+UNIT := ./cri/... ./sandbox/... ./runtime/... ./cmd/... ./hack/... ./test/layout/... ./test/critest/... ./test/specs/... ./test/upstream/... ./test/harness/... ./test/images/...
 
 .DEFAULT_GOAL := help
 .PHONY: help setup build run test test-unit test-integration test-integration-vm test-integration-vm-quick test-conformance test-vm test-critest test-critest-vm test-kubelet test-long test-vm-workloads test-node test-e2e cluster cluster-down shell race lint bench guest guest-kernel clean $(wildcard cmd/*)
