@@ -2,12 +2,19 @@ package images
 
 import (
 	"context"
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/rand"
 	"crypto/sha256"
+	"crypto/x509"
 	_ "embed"
 	"encoding/hex"
+	"encoding/pem"
 	"fmt"
+	"math/big"
 	"os"
 	"path/filepath"
+	"time"
 
 	v1 "github.com/google/go-containerregistry/pkg/v1"
 	"github.com/google/go-containerregistry/pkg/v1/mutate"
@@ -71,7 +78,14 @@ func buildConformance(ctx context.Context, work string, base *Set, p Programs) e
 // agnhosts are agnhost's image and those that upstream derives from it.
 func (m *maker) agnhosts(tools v1.Image, program []byte, p Programs) {
 	m.images[e2e+"glibc-dns-testing:2.1.1"] = tools
-	agnhost := m.image(tools, (&tree{}).file("agnhost", 0o755, program).hardlink("agnhost-2", "agnhost").dir("uploads", 0o755),
+	cert, key, err := selfSigned()
+	if err != nil {
+		m.fail(err)
+		return
+	}
+	files := (&tree{}).file("agnhost", 0o755, program).hardlink("agnhost-2", "agnhost").dir("uploads", 0o755).
+		file("localhost.crt", 0o644, cert).file("localhost.key", 0o644, key)
+	agnhost := m.image(tools, files,
 		func(c *v1.Config) {
 			c.Entrypoint, c.Cmd = []string{"/agnhost"}, []string{"pause"}
 		})
@@ -84,4 +98,22 @@ func (m *maker) agnhosts(tools v1.Image, program []byte, p Programs) {
 			file("etc/os-release", 0o644, []byte("NAME=\"Debian's programs instead of those of Alpine Linux\"\n"))
 		m.images[e2e+name+":1.8"] = m.image(agnhost, page, func(c *v1.Config) { c.Cmd = []string{"test-webserver"} })
 	}
+}
+
+// selfSigned makes the certificate with which agnhost serves HTTPS; nobody checks it.
+func selfSigned() (cert, key []byte, err error) {
+	private, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	if err != nil {
+		return nil, nil, err
+	}
+	c := &x509.Certificate{SerialNumber: big.NewInt(1), DNSNames: []string{"localhost"}, NotAfter: time.Now().AddDate(100, 0, 0)}
+	der, err := x509.CreateCertificate(rand.Reader, c, c, &private.PublicKey, private)
+	if err != nil {
+		return nil, nil, err
+	}
+	secret, err := x509.MarshalPKCS8PrivateKey(private)
+	if err != nil {
+		return nil, nil, err
+	}
+	return pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der}), pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: secret}), nil
 }
