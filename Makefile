@@ -9,10 +9,10 @@ GO_BUILD := go build -trimpath -buildvcs=false -ldflags '$(LDFLAGS)'
 SOCKET := /run/cricket/cricket.sock
 
 # Packages with unit tests only; the suites below test/ start daemons.
-UNIT := ./cri/... ./sandbox/... ./runtime/... ./cmd/... ./hack/... ./test/layout/... ./test/critest/... ./test/harness/... ./test/images/...
+UNIT := ./cri/... ./sandbox/... ./runtime/... ./cmd/... ./hack/... ./test/layout/... ./test/critest/... ./test/specs/... ./test/upstream/... ./test/harness/... ./test/images/...
 
 .DEFAULT_GOAL := help
-.PHONY: help setup build run test test-unit test-integration test-integration-vm test-integration-vm-quick test-conformance test-vm test-critest test-critest-vm test-kubelet test-long test-vm-workloads test-node test-e2e test-e2e-long cluster cluster-down shell race lint bench guest guest-kernel clean $(wildcard cmd/*)
+.PHONY: help setup build run test test-unit test-integration test-integration-vm test-integration-vm-quick test-conformance test-vm test-critest test-critest-vm test-kubelet test-long test-vm-workloads test-node test-e2e test-e2e-long conformance cluster cluster-down shell race lint bench guest guest-kernel clean $(wildcard cmd/*)
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-18s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -83,7 +83,7 @@ shell: build ## a shell beside a private cricketd, with crictl and the test imag
 	@hack/setup test
 	@go run ./test/critest --cricketd bin/cricketd --shell bash
 
-test-long: build ## what takes longer: 500 containers, integration under the race detector, critest three times and against containerd, workloads in virtual machines, a kubelet, a cluster three times, the virtual node
+test-long: build ## what takes longer: 500 containers, integration under the race detector, critest three times and against containerd, workloads in virtual machines, a kubelet, a cluster three times, the virtual node, Kubernetes' conformance specs
 	@hack/setup test
 	CRICKET_TEST_LONG=1 go test -vet=off -count=1 -timeout 20m -v -run FiveHundred ./runtime/monitor
 	CRICKET_TEST_RACE=1 CRICKET_TEST_LONG=1 go test -vet=off -count=1 -timeout 60m ./test/integration/...
@@ -94,6 +94,7 @@ test-long: build ## what takes longer: 500 containers, integration under the rac
 	$(MAKE) test-kubelet
 	$(MAKE) test-e2e-long
 	$(MAKE) test-node
+	$(MAKE) conformance
 
 test-vm-workloads: guest ## databases, systemd and a hostile guest in virtual machines
 	@hack/setup work
@@ -122,6 +123,10 @@ test-e2e-long: build guest
 	@hack/setup test
 	@go run ./hack/tools/install --to bin kubectl
 	CRICKET_TEST_LONG=1 CGO_ENABLED=0 go test -vet=off -count=3 -p 1 -timeout 240m ./test/clusterlife ./test/e2e
+
+conformance: build guest ## Kubernetes' own conformance specs, as far as they suit one node, in both hulls and on containerd, side by side; hours
+	@hack/setup work
+	@go run ./test/upstream --cricketd bin/cricketd
 
 lint: ## go vet, golangci-lint
 	go vet ./...

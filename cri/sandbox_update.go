@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 
+	"google.golang.org/protobuf/proto"
 	v1 "k8s.io/cri-api/pkg/apis/runtime/v1"
 
 	"github.com/cricket-cri/cricket/cri/ops"
@@ -23,7 +24,7 @@ func (s *Server) UpdatePodSandboxResources(ctx context.Context, req *v1.UpdatePo
 	if _, err := convertResources("overhead", req.GetOverhead(), s.host); err != nil {
 		return nil, err
 	}
-	want, err := convertResources("resources", req.GetResources(), s.host)
+	want, err := convertResources("resources", lessOverhead(req.GetResources()), s.host)
 	if err != nil {
 		return nil, err
 	}
@@ -44,4 +45,16 @@ func (s *Server) UpdatePodSandboxResources(ctx context.Context, req *v1.UpdatePo
 		return nil, fmt.Errorf("update pod sandbox: %w", err)
 	}
 	return &v1.UpdatePodSandboxResourcesResponse{}, nil
+}
+
+// lessOverhead reads what the kubelet makes of a pod's limits by taking its overhead from
+// them: where there is no limit, -1, something less comes of it.
+func lessOverhead(r *v1.LinuxContainerResources) *v1.LinuxContainerResources {
+	if r == nil {
+		return nil
+	}
+	r = proto.CloneOf(r)
+	r.CpuQuota = max(r.GetCpuQuota(), -1)
+	r.MemoryLimitInBytes = max(r.GetMemoryLimitInBytes(), -1)
+	return r
 }

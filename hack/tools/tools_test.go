@@ -36,7 +36,7 @@ replace (
 
 func TestKeys(t *testing.T) {
 	seen := map[string]string{}
-	for _, tool := range []Tool{Crictl(), Critest("sha256:1"), Critest("sha256:2"), Runc(), Linter(), Kubelet()} {
+	for _, tool := range []Tool{Crictl(), Critest("sha256:1"), Critest("sha256:2"), Runc(), Linter(), Kubelet(), EndToEnd(), Kubernetes("test/e2e")} {
 		key, err := tool.key()
 		if err != nil {
 			t.Fatal(err)

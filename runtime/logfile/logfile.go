@@ -3,7 +3,7 @@
 //	2016-10-06T00:17:09.669794202Z stdout F text of the line
 //
 // F marks a whole line (or the end of one), P a piece that the next line of the same
-// stream goes on with. A container's output must never wait for its log: what cannot
+// stream goes on with, or with which the stream ended. A container's output must never wait for its log: what cannot
 // be written is dropped and counted.
 package logfile
 

@@ -33,11 +33,11 @@ func TestLines(t *testing.T) {
 		{"an empty line", []string{"\n"}, "F "},
 		{"two lines at once", []string{"a\nb\n"}, "F a|F b"},
 		{"a line in two writes", []string{"he", "llo\n"}, "F hello"},
-		{"no end", []string{"x\nhello"}, "F x|F hello"},
+		{"no end", []string{"x\nhello"}, "F x|P hello"},
 		{"exactly full", []string{"12345678\n"}, "F 12345678"},
 		{"one too long", []string{"123456789\n"}, "P 12345678|F 9"},
 		{"long in pieces", []string{"1234", "5678", "9abcdefgh", "i\n"}, "P 12345678|P 9abcdefg|F hi"},
-		{"full without an end", []string{"12345678"}, "F 12345678"},
+		{"full without an end", []string{"12345678"}, "P 12345678"},
 		{"carriage return stays", []string{"a\r\n"}, "F a\r"},
 	} {
 		t.Run(c.name, func(t *testing.T) {

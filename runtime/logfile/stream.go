@@ -42,12 +42,14 @@ func (s *Stream) Write(p []byte, at time.Time) {
 	s.file.set.outputs.put(out)
 }
 
-// Flush writes the unfinished line, if there is one, as if it had ended.
+// Flush writes the unfinished line, if there is one, as a piece: what comes from the log
+// must be what the container wrote, which had no line end.
 func (s *Stream) Flush(at time.Time) {
 	if len(s.tail) == 0 {
 		return
 	}
-	out := s.line(nil, s.heading(at), nil)
+	out := piece(nil, s.heading(at), s.tail, 'P')
+	s.tail = nil
 	s.file.write(out, at)
 }
 

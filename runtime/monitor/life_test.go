@@ -146,7 +146,7 @@ func TestGrandchildHoldsOutput(t *testing.T) {
 		if took := time.Since(began); took > 3*time.Second {
 			t.Errorf("the exit was reported after %v", took)
 		}
-		if got := n.text(req.LogPath, "stdout"); got != "left\n" {
+		if got := n.text(req.LogPath, "stdout"); got != "left" {
 			t.Errorf("log = %q", got)
 		}
 	})

@@ -8,6 +8,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"time"
 
 	"k8s.io/client-go/kubernetes"
@@ -142,14 +143,14 @@ func (c *Cluster) makeNode(context.Context) error {
 
 func (c *Cluster) startRegistry(context.Context) error {
 	var sets []*images.Set
-	for _, dir := range c.built.Images {
+	for _, dir := range slices.Concat(c.built.First, c.built.Images) {
 		set, err := images.Open(dir)
 		if err != nil {
 			return err
 		}
 		sets = append(sets, set)
 	}
-	c.Registry, c.Images = images.NewRegistry(sets...), sets[0]
+	c.Registry, c.Images = images.NewRegistry(sets...), sets[len(c.built.First)]
 	var err error
 	c.server, _, err = c.Registry.Serve(registryAddress)
 	return err

@@ -29,6 +29,7 @@ type built struct {
 	Runc     string
 	Programs map[string]string // paths by name
 	Images   []string          // directories of image sets
+	First    []string          // directories of sets that come before those
 	CoreDNS  string            // the name server's image
 }
 
@@ -38,6 +39,8 @@ type Sources struct {
 	Cricketd string // the daemon's binary
 	Cache    string // directory that keeps what was built
 	Say      func(string, ...any)
+	// Images are sets that the registry has besides. Theirs come before the cluster's own.
+	Images []*images.Set
 }
 
 // Prepare builds what a cluster needs, with the machine's own network, and returns the
@@ -84,6 +87,9 @@ func (b *built) images(ctx context.Context, s Sources) error {
 		return err
 	}
 	b.Images, b.CoreDNS = []string{base.Dir(), set.Dir()}, p.CoreDNSImage()
+	for _, more := range s.Images {
+		b.First = append(b.First, more.Dir())
+	}
 	return nil
 }
 

@@ -17,6 +17,7 @@ import (
 
 	"github.com/cricket-cri/cricket/test/harness"
 	"github.com/cricket-cri/cricket/test/images"
+	"github.com/cricket-cri/cricket/test/specs"
 )
 
 // tailLines is how much of the daemon's log is shown when something failed.
@@ -128,7 +129,7 @@ func once(ctx context.Context, o options, endpoint, dir string) (result, error) 
 	began := time.Now()
 	runErr := c.Run()
 	fmt.Printf("critest ran for %s, its output is in %s\n", time.Since(began).Round(time.Second), output.Name())
-	specs, err := readReport(report)
+	all, err := specs.Read(report)
 	if err != nil {
 		return result{}, errors.Join(err, runErr)
 	}
@@ -139,7 +140,7 @@ func once(ctx context.Context, o options, endpoint, dir string) (result, error) 
 	if err != nil {
 		return result{}, err
 	}
-	return judge(specs, o.focus != "" || o.skip != "", o.refusals())
+	return judge(all, o.focus != "" || o.skip != "", o.refusals())
 }
 
 // settle is how long the runtime may take to clear up after the last spec.

@@ -19,8 +19,9 @@ type busybox struct {
 // busyboxDefaults are the settings that leave busybox's default configuration.
 // PREFER_APPLETS and SH_STANDALONE stay off, as they are by default: with them the
 // shell runs applets without exec, and a masked /bin/ls still works. TC does not
-// build with the headers of recent kernels.
-var busyboxDefaults = map[string]string{"CONFIG_STATIC": "y", "CONFIG_TC": "n"}
+// build with the headers of recent kernels. FEATURE_DI_ENV_HACK is Debian's, and undoes
+// another change of Debian's: upstream's shell hands on variables with a dash in the name.
+var busyboxDefaults = map[string]string{"CONFIG_STATIC": "y", "CONFIG_TC": "n", "CONFIG_FEATURE_DI_ENV_HACK": "y"}
 
 // buildBusybox builds the distribution's busybox source package. dir keeps the result
 // and is filled once; /etc/apt and the lists of apt are neither read nor written,

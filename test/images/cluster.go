@@ -7,7 +7,6 @@ import (
 	"encoding/hex"
 	"fmt"
 	"os"
-	"path/filepath"
 
 	v1 "github.com/google/go-containerregistry/pkg/v1"
 	"github.com/google/go-containerregistry/pkg/v1/empty"
@@ -34,27 +33,19 @@ var clusterSource []byte
 // BuildCluster returns the images of a cluster's own pods and of the workloads that its
 // tests run, making them first if the cache does not hold them. base is what Build returned.
 func BuildCluster(_ context.Context, o Options, base *Set, p Programs) (*Set, error) {
-	cache, err := filepath.Abs(o.Cache)
+	// The programs' paths hold the hash of what they were built from.
+	sum := sha256.Sum256(fmt.Appendf(clusterSource, "%+v %s", p, base.Dir()))
+	set, err := o.keep("cluster-"+hex.EncodeToString(sum[:8]), func(work string) error {
+		o.Say("build the images of a cluster")
+		return buildCluster(work, base, p)
+	})
 	if err != nil {
 		return nil, fmt.Errorf("build images of a cluster: %w", err)
 	}
-	// The programs' paths hold the hash of what they were built from.
-	sum := sha256.Sum256(fmt.Appendf(clusterSource, "%+v %s", p, base.Dir()))
-	dir := filepath.Join(cache, "images", "cluster-"+hex.EncodeToString(sum[:8]))
-	if _, err := os.Stat(filepath.Join(dir, "index.json")); err != nil {
-		o.Say("build the images of a cluster")
-		if err := buildCluster(dir, base, p); err != nil {
-			return nil, fmt.Errorf("build images of a cluster: %w", err)
-		}
-	}
-	return Open(dir)
+	return set, nil
 }
 
-func buildCluster(dir string, base *Set, p Programs) error {
-	work := dir + ".new"
-	if err := os.RemoveAll(work); err != nil {
-		return err
-	}
+func buildCluster(work string, base *Set, p Programs) error {
 	box, err := base.Image(Busybox)
 	if err != nil {
 		return err
@@ -79,8 +70,5 @@ func buildCluster(dir string, base *Set, p Programs) error {
 	if m.err != nil {
 		return m.err
 	}
-	if err := write(work, m.images); err != nil {
-		return err
-	}
-	return os.Rename(work, dir)
+	return write(work, m.images)
 }

@@ -80,28 +80,15 @@ func debianTrees() map[string]debianTree {
 // not hold them: programs that others wrote, as they are installed. It needs mmdebstrap, and
 // the network only when it builds.
 func BuildDebian(ctx context.Context, o Options) (*Set, error) {
-	cache, err := filepath.Abs(o.Cache)
+	sum := sha256.Sum256(debianSource)
+	set, err := o.keep("debian-"+hex.EncodeToString(sum[:8]), func(work string) error { return buildDebian(ctx, o, work) })
 	if err != nil {
 		return nil, fmt.Errorf("build images of Debian: %w", err)
 	}
-	sum := sha256.Sum256(debianSource)
-	dir := filepath.Join(cache, "images", "debian-"+hex.EncodeToString(sum[:8]))
-	if _, err := os.Stat(filepath.Join(dir, "index.json")); err != nil {
-		if err := buildDebian(ctx, o, dir); err != nil {
-			return nil, fmt.Errorf("build images of Debian: %w", err)
-		}
-	}
-	return Open(dir)
+	return set, nil
 }
 
-func buildDebian(ctx context.Context, o Options, dir string) error {
-	work := dir + ".new"
-	if err := os.RemoveAll(work); err != nil {
-		return err
-	}
-	if err := os.MkdirAll(work, 0o755); err != nil {
-		return err
-	}
+func buildDebian(ctx context.Context, o Options, work string) error {
 	m := &maker{images: map[string]mutate.Appendable{}}
 	var trees []string
 	for name, t := range debianTrees() {
@@ -124,7 +111,7 @@ func buildDebian(ctx context.Context, o Options, dir string) error {
 			return err
 		}
 	}
-	return os.Rename(work, dir)
+	return nil
 }
 
 // unpack makes the tree as a tar file, from the machine's own package sources.

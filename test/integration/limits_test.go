@@ -87,7 +87,7 @@ func updateResources(t *testing.T, n *Node) {
 		t.Errorf("the status has %v", r)
 	}
 	if _, err := n.Runtime.UpdatePodSandboxResources(t.Context(), &cri.UpdatePodSandboxResourcesRequest{PodSandboxId: pod,
-		Resources: &cri.LinuxContainerResources{CpuShares: 2048}}); err != nil {
+		Resources: &cri.LinuxContainerResources{CpuShares: 2048, CpuPeriod: 100_000, CpuQuota: -5001}}); err != nil {
 		t.Errorf("update the pod: %v", err)
 	}
 	if !partApplies(t, "cpuset") {

@@ -1,0 +1,3 @@
+// Package specs reads what ginkgo reports about the specs of an upstream's suite, and the
+// project's lists of specs that turn out differently.
+package specs

@@ -1,0 +1,47 @@
+package specs
+
+import (
+	"os"
+	"path/filepath"
+	"testing"
+)
+
+func TestParseList(t *testing.T) {
+	there := filepath.Join(t.TempDir(), "there")
+	if err := os.WriteFile(there, nil, 0o644); err != nil {
+		t.Fatal(err)
+	}
+	list, err := ParseList("# comment\n@without " + there + "\nfirst\n@without /no/such/file\nsecond # why\n@always\nthird\n")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for name, want := range map[string]bool{"the first": false, "the second": true, "the third": true, "": false, "other": false} {
+		if got := list.Has(name); got != want {
+			t.Errorf("the list has %q: %v, want %v", name, got, want)
+		}
+	}
+}
+
+func TestRead(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "report.json")
+	const report = `[{"SpecReports": [
+		{"LeafNodeType": "BeforeSuite", "State": "passed"},
+		{"LeafNodeType": "It", "ContainerHierarchyTexts": ["[k8s.io] Container"], "LeafNodeText": "starts", "State": "passed"},
+		{"LeafNodeType": "AfterSuite", "State": "failed", "Failure": {"Message": "why"}}]}]`
+	if err := os.WriteFile(path, []byte(report), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	all, err := Read(path)
+	if err != nil || len(all) != 2 {
+		t.Fatalf("read %d specs (%v), want 2", len(all), err)
+	}
+	if all[0].Name != "[k8s.io] Container starts" || all[1].State != "failed" || all[1].Message != "why" {
+		t.Errorf("read %+v", all)
+	}
+	if err := os.WriteFile(path, []byte(`[{"SpecReports": []}]`), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := Read(path); err == nil {
+		t.Error("a report without specs was accepted")
+	}
+}
