@@ -15,7 +15,7 @@ UNIT := ./cri/... ./sandbox/... ./runtime/... ./cmd/... ./hack/... ./test/layout
 .PHONY: help setup build run test test-unit test-integration test-integration-vm test-integration-vm-quick test-conformance test-vm test-critest test-critest-vm test-kubelet test-long test-vm-workloads test-node test-e2e test-e2e-long conformance cluster cluster-down shell race lint bench guest guest-kernel clean $(wildcard cmd/*)
 
 help: ## list the targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-18s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "  make %-18s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 setup: ## install what running Cricket needs and the machine lacks
 	@hack/setup run
