@@ -73,7 +73,7 @@ func (p ControlPlane) build(ctx context.Context, dir string) error {
 	}
 	m := &maker{images: map[string]mutate.Appendable{}}
 	for program, name := range p.names() {
-		var base v1.Image = empty.Image
+		base := empty.Image
 		if program == "kube-proxy" {
 			base = m.debian(debian, v1.Config{})
 		}
