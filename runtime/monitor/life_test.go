@@ -23,7 +23,7 @@ func TestRunLogsThenExits(t *testing.T) {
 		if exit.Code != 3 || exit.Unknown || exit.OOMKilled || exit.At.IsZero() {
 			t.Errorf("exit = %+v, want code 3", exit)
 		}
-		if got := n.text(req.LogPath, "stdout"); got != "out\nunfinished\n" {
+		if got := n.text(req.LogPath, "stdout"); got != "out\nunfinished" {
 			t.Errorf("stdout log = %q", got)
 		}
 		if got := n.text(req.LogPath, "stderr"); got != "err\n" {

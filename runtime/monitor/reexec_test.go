@@ -49,7 +49,7 @@ func TestReexecLosesNothing(t *testing.T) {
 		if err := n.client.Attach(t.Context(), input.ID, runtime.Streams{Stdin: strings.NewReader("words\n")}); err != nil {
 			t.Error(err)
 		}
-		if exit := n.wait(input.ID); exit.Code != 0 || n.text(input.LogPath, "stdout") != "words\nend of input\n" {
+		if exit := n.wait(input.ID); exit.Code != 0 || n.text(input.LogPath, "stdout") != "words\nend of input" {
 			t.Errorf("input: exit = %+v, log %q", exit, n.text(input.LogPath, "stdout"))
 		}
 		for _, r := range []CreateRequest{flood, tty, input} {
