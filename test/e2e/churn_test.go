@@ -16,7 +16,6 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
-	appsv1 "k8s.io/api/apps/v1"
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
@@ -111,24 +110,19 @@ func (c *churn) as(hull string) *env {
 }
 
 func (c *churn) deploy(hull string) {
-	d := &appsv1.Deployment{}
-	c.decode(`
-metadata: {name: HULL}
+	c.as(hull).deploy(`
+metadata: {name: ` + hull + `}
 spec:
   replicas: 1
-  selector: {matchLabels: {app: HULL}}
+  selector: {matchLabels: {app: ` + hull + `}}
   template:
-    metadata: {labels: {app: HULL}}
+    metadata: {labels: {app: ` + hull + `}}
     spec:
       containers:
         - name: app
           image: BUSYBOX
           command: [sh, -c, "trap 'exit 0' TERM; i=0; while :; do echo tick $i; i=$((i+1)); sleep 0.2; done"]
-`, d)
-	d.Name, d.Spec.Selector.MatchLabels["app"], d.Spec.Template.Labels["app"] = hull, hull, hull
-	c.as(hull).in(&d.Spec.Template.Spec)
-	_, err := c.Client.AppsV1().Deployments(c.ns).Create(c.t.Context(), d, metav1.CreateOptions{})
-	c.ok(err)
+`)
 }
 
 // most is how many pods of a hull there may be at a time: machines are emulated here.

@@ -14,6 +14,7 @@ import (
 	"testing"
 	"time"
 
+	appsv1 "k8s.io/api/apps/v1"
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/client-go/kubernetes/scheme"
@@ -154,6 +155,9 @@ func (e *env) in(s *corev1.PodSpec) {
 	}
 }
 
+// idle is the specification of a pod that does nothing.
+const idle = "containers: [{name: app, image: BUSYBOX, command: [sleep, '3600']}]"
+
 // pod creates a pod by its specification.
 func (e *env) pod(name, spec string, change ...func(*corev1.Pod)) *corev1.Pod {
 	e.t.Helper()
@@ -166,6 +170,26 @@ func (e *env) pod(name, spec string, change ...func(*corev1.Pod)) *corev1.Pod {
 	p, err := e.Client.CoreV1().Pods(e.ns).Create(e.t.Context(), p, metav1.CreateOptions{})
 	e.ok(err)
 	return p
+}
+
+// deploy creates a deployment by its manifest.
+func (e *env) deploy(manifest string) {
+	e.t.Helper()
+	d := &appsv1.Deployment{}
+	e.decode(manifest, d)
+	e.in(&d.Spec.Template.Spec)
+	_, err := e.Client.AppsV1().Deployments(e.ns).Create(e.t.Context(), d, metav1.CreateOptions{})
+	e.ok(err)
+}
+
+// service creates a service by its manifest.
+func (e *env) service(manifest string) *corev1.Service {
+	e.t.Helper()
+	s := &corev1.Service{}
+	e.decode(manifest, s)
+	s, err := e.Client.CoreV1().Services(e.ns).Create(e.t.Context(), s, metav1.CreateOptions{})
+	e.ok(err)
+	return s
 }
 
 // get is a pod as it is now.

@@ -88,7 +88,7 @@ func TestEvents(t *testing.T) {
 // PodAndContainerStatsFromCRI is off, as it is by default.
 func TestStatsWithoutGate(t *testing.T) {
 	onHulls(t, func(e *env) {
-		e.pod("p", "containers: [{name: app, image: BUSYBOX, command: [sleep, '3600']}]")
+		e.pod("p", idle)
 		e.ready("p")
 		e.eventually("metrics tell of the container", func() error {
 			if len(e.metrics("cadvisor", "p", "app")) == 0 {
@@ -115,7 +115,7 @@ func TestStatsWithoutGate(t *testing.T) {
 // TestTerminal: exec with a terminal has the client's size, and follows it.
 func TestTerminal(t *testing.T) {
 	onHulls(t, func(e *env) {
-		e.pod("p", "containers: [{name: app, image: BUSYBOX, command: [sleep, '3600']}]")
+		e.pod("p", idle)
 		e.ready("p")
 		req := e.Client.CoreV1().RESTClient().Post().Namespace(e.ns).Resource("pods").Name("p").SubResource("exec").
 			VersionedParams(&corev1.PodExecOptions{Container: "app", Command: []string{"sh"}, Stdin: true, Stdout: true, TTY: true}, scheme.ParameterCodec)

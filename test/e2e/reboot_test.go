@@ -6,7 +6,6 @@ import (
 	"strings"
 	"testing"
 
-	appsv1 "k8s.io/api/apps/v1"
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
@@ -18,8 +17,7 @@ import (
 // boot is told as having ended.
 func TestReboot(t *testing.T) {
 	onHulls(t, func(e *env) {
-		d := &appsv1.Deployment{}
-		e.decode(`
+		e.deploy(`
 metadata: {name: web}
 spec:
   replicas: 2
@@ -32,14 +30,8 @@ spec:
           image: AGNHOST
           args: [netexec, --http-port=8080]
           readinessProbe: {httpGet: {path: /healthz, port: 8080}, periodSeconds: 1, timeoutSeconds: 5}
-`, d)
-		e.in(&d.Spec.Template.Spec)
-		_, err := e.Client.AppsV1().Deployments(e.ns).Create(e.t.Context(), d, metav1.CreateOptions{})
-		e.ok(err)
-		s := &corev1.Service{}
-		e.decode(`{metadata: {name: web}, spec: {selector: {app: web}, ports: [{port: 80, targetPort: 8080}]}}`, s)
-		_, err = e.Client.CoreV1().Services(e.ns).Create(e.t.Context(), s, metav1.CreateOptions{})
-		e.ok(err)
+`)
+		e.service(`{metadata: {name: web}, spec: {selector: {app: web}, ports: [{port: 80, targetPort: 8080}]}}`)
 		e.pod("kept", `
 volumes: [{name: v, emptyDir: {}}]
 containers:

@@ -24,7 +24,7 @@ containers:
 		for i := range 3 {
 			e.ok(e.Runtime.Kill())
 			e.ok(e.Runtime.Start(e.t.Context()))
-			e.pod(fmt.Sprintf("new-%d", i), "containers: [{name: app, image: BUSYBOX, command: [sleep, '3600']}]")
+			e.pod(fmt.Sprintf("new-%d", i), idle)
 			e.ready(fmt.Sprintf("new-%d", i))
 		}
 		time.Sleep(12 * time.Second) // the kubelet looks every ten
@@ -70,11 +70,11 @@ func (e *env) condition(kind corev1.NodeConditionType) corev1.NodeCondition {
 // TestKubeletRestart kills the kubelet under pods.
 func TestKubeletRestart(t *testing.T) {
 	onHulls(t, func(e *env) {
-		e.pod("old", "containers: [{name: app, image: BUSYBOX, command: [sleep, '3600']}]")
+		e.pod("old", idle)
 		before := e.ready("old")
 		e.ok(e.Kubelet.Kill())
 		e.ok(e.Kubelet.Start())
-		e.pod("new", "containers: [{name: app, image: BUSYBOX, command: [sleep, '3600']}]")
+		e.pod("new", idle)
 		e.ready("new")
 		a, b := container(before, "app"), container(e.get("old"), "app")
 		if a.ContainerID != b.ContainerID || b.RestartCount != 0 {

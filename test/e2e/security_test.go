@@ -131,7 +131,7 @@ containers:
     ports: [{containerPort: 8080, hostPort: 18088}]
     readinessProbe: {httpGet: {path: /healthz, port: 8080}, periodSeconds: 1, timeoutSeconds: 20}
 `)
-		e.pod("client", "containers: [{name: app, image: BUSYBOX, command: [sleep, '3600']}]")
+		e.pod("client", idle)
 		e.ready("p")
 		e.ready("client")
 		if got := e.exec("client", "app", "wget -qO- -T 10 http://"+nodeAddress+":18088/hostname"); got != "p" {

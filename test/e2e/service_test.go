@@ -5,8 +5,6 @@ import (
 	"strings"
 	"testing"
 
-	appsv1 "k8s.io/api/apps/v1"
-	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 )
 
@@ -14,8 +12,7 @@ import (
 // its address, by its name and by the node's port.
 func TestDeployment(t *testing.T) {
 	onHulls(t, func(e *env) {
-		d := &appsv1.Deployment{}
-		e.decode(`
+		e.deploy(`
 metadata: {name: web}
 spec:
   replicas: 2
@@ -24,6 +21,7 @@ spec:
   template:
     metadata: {labels: {app: web}}
     spec:
+      terminationGracePeriodSeconds: 10
       containers:
         - name: web
           image: AGNHOST
@@ -31,23 +29,15 @@ spec:
           env: [{name: VERSION, value: one}]
           readinessProbe: {httpGet: {path: /healthz, port: 8080}, periodSeconds: 1}
           lifecycle: {preStop: {sleep: {seconds: 2}}}
-`, d)
-		e.in(&d.Spec.Template.Spec)
-		grace := int64(10)
-		d.Spec.Template.Spec.TerminationGracePeriodSeconds = &grace
-		_, err := e.Client.AppsV1().Deployments(e.ns).Create(e.t.Context(), d, metav1.CreateOptions{})
-		e.ok(err)
-		s := &corev1.Service{}
-		e.decode(`
+`)
+		s := e.service(`
 metadata: {name: web}
 spec:
   type: NodePort
   selector: {app: web}
   ports: [{port: 80, targetPort: 8080}]
-`, s)
-		s, err = e.Client.CoreV1().Services(e.ns).Create(e.t.Context(), s, metav1.CreateOptions{})
-		e.ok(err)
-		e.pod("client", "containers: [{name: app, image: BUSYBOX, command: [sleep, '3600']}]")
+`)
+		e.pod("client", idle)
 		e.rolledOut("web", 2)
 		e.ready("client")
 		for _, host := range []string{s.Spec.ClusterIP, "web", "web." + e.ns + ".svc.cluster.local", fmt.Sprintf("%s:%d", nodeAddress, s.Spec.Ports[0].NodePort)} {

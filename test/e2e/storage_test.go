@@ -47,7 +47,7 @@ const collectPeriod = 5 * time.Minute
 func TestImageCollection(t *testing.T) {
 	onOneHull(t, func(e *env) {
 		unused := e.unused()
-		e.pod("user", "containers: [{name: app, image: BUSYBOX, command: [sleep, '3600']}]")
+		e.pod("user", idle)
 		e.ready("user")
 		var disk unix.Statfs_t
 		e.ok(unix.Statfs(harness.Dir(), &disk))
@@ -65,7 +65,7 @@ func TestImageCollection(t *testing.T) {
 func TestDiskPressure(t *testing.T) {
 	onHulls(t, func(e *env) {
 		unused := e.unused()
-		e.pod("small", "containers: [{name: app, image: BUSYBOX, command: [sleep, '3600']}]")
+		e.pod("small", idle)
 		before := e.ready("small")
 		// What others do to the disk meanwhile must not decide.
 		const spare, more = 512 << 20, 1 << 30

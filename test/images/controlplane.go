@@ -43,30 +43,19 @@ var controlPlaneSource []byte
 // does not hold them. It needs mmdebstrap, and the network only when it builds: kube-proxy
 // calls Debian's iptables.
 func BuildControlPlane(ctx context.Context, o Options, p ControlPlane) (*Set, error) {
-	cache, err := filepath.Abs(o.Cache)
+	// The programs' paths hold the hash of what they were built from.
+	sum := sha256.Sum256(fmt.Appendf(controlPlaneSource, "%+v", p))
+	set, err := o.keep("control-plane-"+hex.EncodeToString(sum[:8]), func(work string) error {
+		o.Say("build the images of a control plane")
+		return p.build(ctx, work)
+	})
 	if err != nil {
 		return nil, fmt.Errorf("build images of a control plane: %w", err)
 	}
-	// The programs' paths hold the hash of what they were built from.
-	sum := sha256.Sum256(fmt.Appendf(controlPlaneSource, "%+v", p))
-	dir := filepath.Join(cache, "images", "control-plane-"+hex.EncodeToString(sum[:8]))
-	if _, err := os.Stat(filepath.Join(dir, "index.json")); err != nil {
-		o.Say("build the images of a control plane")
-		if err := p.build(ctx, dir); err != nil {
-			return nil, fmt.Errorf("build images of a control plane: %w", err)
-		}
-	}
-	return Open(dir)
+	return set, nil
 }
 
-func (p ControlPlane) build(ctx context.Context, dir string) error {
-	work := dir + ".new"
-	if err := os.RemoveAll(work); err != nil {
-		return err
-	}
-	if err := os.MkdirAll(work, 0o755); err != nil {
-		return err
-	}
+func (p ControlPlane) build(ctx context.Context, work string) error {
 	debian := filepath.Join(work, "debian.tar")
 	if err := (debianTree{packages: "iptables,nftables,conntrack,kmod"}).unpack(ctx, work, debian); err != nil {
 		return err
@@ -94,8 +83,5 @@ func (p ControlPlane) build(ctx context.Context, dir string) error {
 	if err := write(work, m.images); err != nil {
 		return err
 	}
-	if err := os.Remove(debian); err != nil {
-		return err
-	}
-	return os.Rename(work, dir)
+	return os.Remove(debian)
 }
