@@ -41,17 +41,20 @@ func (s *Server) adoptSandbox(ctx context.Context, r *store.Sandbox) error {
 
 // undoContainer takes an interrupted CreateContainer back.
 func (s *Server) undoContainer(ctx context.Context, r *store.Container) error {
+	var err error
 	if sb := s.live.sandbox(r.SandboxID); sb != nil {
-		c, err := sb.Container(ctx, r.ID)
-		if err == nil {
+		var c runtime.Container
+		if c, err = sb.Container(ctx, r.ID); err == nil {
 			err = c.Remove(ctx)
 		}
-		if err != nil && !errdefs.IsNotFound(err) {
-			return fmt.Errorf("undo creation: %w", err)
-		}
 	}
-	if err := dropLog(r.LogPath); err != nil {
-		return err
+	// Whether it can be removed just now or not: the client may try again before.
+	logErr := dropLog(r.LogPath)
+	if err != nil && !errdefs.IsNotFound(err) {
+		return fmt.Errorf("undo creation: %w", err)
+	}
+	if logErr != nil {
+		return logErr
 	}
 	return s.store.Containers.Delete(r.ID)
 }

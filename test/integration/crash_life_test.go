@@ -211,10 +211,15 @@ func (l *life) unlogged(ctx context.Context, c *cri.ContainerConfig) error {
 			return nil
 		}
 	}
-	if _, err := os.Lstat(filepath.Join(l.config.GetLogDirectory(), c.GetLogPath())); err != nil {
-		return nil
+	// What could not be undone at once is undone soon, and a kubelet waits before it tries again.
+	for deadline := time.Now().Add(5 * time.Second); ; time.Sleep(20 * time.Millisecond) {
+		if _, err := os.Lstat(filepath.Join(l.config.GetLogDirectory(), c.GetLogPath())); err != nil {
+			return nil
+		}
+		if time.Now().After(deadline) {
+			return fmt.Errorf("there is no container %s, but its log", c.GetMetadata().GetName())
+		}
 	}
-	return fmt.Errorf("there is no container %s, but its log", c.GetMetadata().GetName())
 }
 
 // start starts a container. One that runs although its start was not answered is what
