@@ -66,14 +66,20 @@ func openMirrorFile(path, notes string, limit int64) (*mirrorFile, error) {
 	}
 	m := &mirrorFile{path: path, max: limit, notes: f}
 	b := make([]byte, positionSize)
-	if _, err := f.ReadAt(b, 0); err == nil {
+	_, err = f.ReadAt(b, 0)
+	anew := errors.Is(err, io.EOF)
+	if err == nil {
 		m.at, _ = decodePosition(b)
-	} else if !errors.Is(err, io.EOF) {
+	} else if !anew {
 		f.Close()
 		return nil, fmt.Errorf("read position: %w", err)
 	}
 	m.settle()
-	m.ready(time.Now())
+	// A log that has gone since the last monitor, before anything was written to it, is that
+	// of a container which was not made after all: it must not come again.
+	if _, err := os.Lstat(path); err == nil || anew || m.at.To > 0 {
+		m.ready(time.Now())
+	}
 	return m, nil
 }
 

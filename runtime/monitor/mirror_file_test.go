@@ -171,3 +171,31 @@ func mountTmpfs(t *testing.T, dir, options string) {
 		}
 	})
 }
+
+// The log of a container whose making was taken back, before it wrote anything, is not made
+// again by the next monitor; one that has something to write makes it.
+func TestMirrorFileDoesNotComeAgain(t *testing.T) {
+	dir := t.TempDir()
+	path, notes := filepath.Join(dir, "log"), filepath.Join(dir, "position")
+	m, err := openMirrorFile(path, notes, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	m.end()
+	if err := os.Remove(path); err != nil {
+		t.Fatalf("the first monitor: %v", err)
+	}
+	if m, err = openMirrorFile(path, notes, 0); err != nil {
+		t.Fatal(err)
+	}
+	defer m.end()
+	if _, err := os.Lstat(path); !os.IsNotExist(err) {
+		t.Errorf("the next monitor has made the log: %v", err)
+	}
+	if err := m.write([]byte("line\n"), 5); err != nil {
+		t.Fatal(err)
+	}
+	if b, _ := os.ReadFile(path); string(b) != "line\n" {
+		t.Errorf("the log has %q", b)
+	}
+}
