@@ -182,20 +182,30 @@ func (l *life) create(ctx context.Context, i int) error {
 		l.containers[i] = r.GetContainerId()
 		return err
 	}
-	list, listErr := l.node.Runtime.ListContainers(ctx, &cri.ListContainersRequest{}, wait)
+	known, listErr := l.listed(ctx, c)
 	if listErr != nil {
 		return listErr
 	}
-	for _, known := range list.GetContainers() {
-		if known.GetMetadata().GetName() == c.GetMetadata().GetName() && known.GetMetadata().GetAttempt() == l.attempts[i] {
-			if known.GetState() != cri.ContainerState_CONTAINER_CREATED {
-				return fmt.Errorf("%w, but it is %s", err, known.GetState())
-			}
-			l.containers[i] = known.GetId()
-			return nil
+	if known != nil {
+		if known.GetState() != cri.ContainerState_CONTAINER_CREATED {
+			return fmt.Errorf("%w, but it is %s", err, known.GetState())
 		}
+		l.containers[i] = known.GetId()
+		return nil
 	}
 	return fmt.Errorf("%w, but it is not in the list", err)
+}
+
+// listed is the container of that name and attempt, nil if the list has none.
+func (l *life) listed(ctx context.Context, c *cri.ContainerConfig) (*cri.Container, error) {
+	list, err := l.node.Runtime.ListContainers(ctx, &cri.ListContainersRequest{}, wait)
+	for _, known := range list.GetContainers() {
+		m := known.GetMetadata()
+		if m.GetName() == c.GetMetadata().GetName() && m.GetAttempt() == c.GetMetadata().GetAttempt() {
+			return known, err
+		}
+	}
+	return nil, err
 }
 
 // unlogged fails if there is a log of a container that is not there: a kubelet would count
@@ -205,14 +215,8 @@ func (l *life) unlogged(ctx context.Context, c *cri.ContainerConfig) error {
 		return nil
 	}
 	// First wait for a daemon that is being started, and cleans up.
-	list, err := l.node.Runtime.ListContainers(ctx, &cri.ListContainersRequest{}, wait)
-	if err != nil {
+	if known, err := l.listed(ctx, c); err != nil || known != nil {
 		return err
-	}
-	for _, known := range list.GetContainers() {
-		if known.GetMetadata().GetName() == c.GetMetadata().GetName() && known.GetMetadata().GetAttempt() == c.GetMetadata().GetAttempt() {
-			return nil
-		}
 	}
 	// What could not be undone at once is undone soon, and a kubelet waits before it tries again.
 	for deadline := time.Now().Add(5 * time.Second); ; time.Sleep(20 * time.Millisecond) {
