@@ -19,7 +19,7 @@ func (t *Tree) Join(path string, pid int) error {
 	}
 	for _, root := range t.roots() {
 		err := os.WriteFile(root+path+"/cgroup.procs", []byte(strconv.Itoa(pid)), 0)
-		if errors.Is(err, os.ErrNotExist) || errors.Is(err, unix.ESRCH) {
+		if gone(err) || errors.Is(err, unix.ESRCH) {
 			return fmt.Errorf("join cgroup: %w: %w", errdefs.ErrNotFound, err)
 		}
 		if err != nil {

@@ -74,7 +74,7 @@ func (t *Tree) Pids(path string) ([]int, error) {
 
 func pidsBelow(dir string) ([]int, error) {
 	content, err := os.ReadFile(dir + "/cgroup.procs")
-	if errors.Is(err, os.ErrNotExist) || errors.Is(err, unix.ENODEV) {
+	if gone(err) {
 		return nil, nil
 	}
 	if err != nil && !errors.Is(err, unix.EOPNOTSUPP) { // threaded v2 cgroups have no list

@@ -7,6 +7,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"sync"
 	"testing"
 	"time"
 )
@@ -53,6 +54,33 @@ func TestMakeIsKilled(t *testing.T) {
 		if tree.Prune(path); tree.Exists(parent) {
 			t.Fatalf("kill %d: %s is left", i, parent)
 		}
+	}
+}
+
+// Pods are made while the last of their neighbours go, and their parent with them.
+func TestMakeWhileNeighboursGo(t *testing.T) {
+	tree, err := Open()
+	if err != nil {
+		t.Fatal(err)
+	}
+	parent := fmt.Sprintf("/cricket-test-%d", os.Getpid())
+	t.Cleanup(func() { _ = tree.Remove(parent) })
+	var neighbours sync.WaitGroup
+	for n := range 4 {
+		neighbours.Go(func() {
+			path := fmt.Sprintf("%s/pod%d", parent, n)
+			for i := range 1000 {
+				if err := tree.Make(path); err != nil {
+					t.Errorf("pod %d, time %d: %v", n, i, err)
+					return
+				}
+				tree.Prune(path)
+			}
+		})
+	}
+	neighbours.Wait()
+	if tree.Exists(parent) {
+		t.Errorf("%s is left", parent)
 	}
 }
 

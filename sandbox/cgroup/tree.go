@@ -183,11 +183,18 @@ func (t *Tree) Make(path string) error {
 func (t *Tree) makeBelow(root, path string) (err error) {
 	for range 10 {
 		err = t.makeOnce(root, path)
-		if !errors.Is(err, os.ErrNotExist) {
+		if !gone(err) {
 			break
 		}
 	}
 	return err
+}
+
+// gone says of an error that the cgroup is not there (any more): the kernel answers ENODEV
+// where it was removed between the lookup of its name and the use (cgroup_mkdir,
+// cgroup_file_open in kernel/cgroup/cgroup.c).
+func gone(err error) bool {
+	return errors.Is(err, os.ErrNotExist) || errors.Is(err, unix.ENODEV)
 }
 
 func (t *Tree) makeOnce(root, path string) error {
@@ -295,12 +302,12 @@ func pruned(dir string) bool {
 	if err == nil {
 		err = unix.Rmdir(dir)
 	}
-	return err == nil || err == unix.ENOENT
+	return err == nil || gone(err)
 }
 
 func removeTree(dir string) error {
 	err := unix.Rmdir(dir)
-	if err == nil || err == unix.ENOENT {
+	if err == nil || gone(err) {
 		return nil
 	}
 	for _, child := range children(dir) {
@@ -310,7 +317,7 @@ func removeTree(dir string) error {
 	}
 	// A killed process leaves its cgroup only when it has been torn down.
 	for wait := time.Millisecond; wait < time.Second; wait *= 2 {
-		if err = unix.Rmdir(dir); err == nil || err == unix.ENOENT {
+		if err = unix.Rmdir(dir); err == nil || gone(err) {
 			return nil
 		}
 		time.Sleep(wait)
