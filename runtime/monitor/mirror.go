@@ -7,6 +7,7 @@ import (
 	"log/slog"
 	"os"
 	"path/filepath"
+	"strings"
 	"sync"
 	"time"
 
@@ -298,23 +299,43 @@ func (s *Server) forgetMirror(id string) error {
 
 // adoptMirrors goes on with what earlier monitors mirrored.
 func (s *Server) adoptMirrors() {
-	records, bad := load[mirrorRecord](s.shelf, mirrorSuffix)
-	for _, err := range bad {
-		s.log.Warn("adopt", slog.Any("error", err))
-	}
+	records, errs := load[mirrorRecord](s.shelf, mirrorSuffix)
 	for _, r := range records {
-		id := r.Request.ID
-		if r.Boot != s.boot {
-			if err := s.forgetMirror(id); err != nil {
-				s.log.Warn("adopt", slog.String("mirror", id), slog.Any("error", err))
-			}
-			continue
+		if err := s.adoptMirror(r); err != nil {
+			errs = append(errs, fmt.Errorf("mirror %s: %w", r.Request.ID, err))
 		}
-		m, err := s.newMirror(r)
-		if err != nil {
-			s.log.Warn("adopt", slog.String("mirror", id), slog.Any("error", err))
-			continue
-		}
-		s.begun(m)
 	}
+	for _, err := range append(errs, s.tidyPositions()) {
+		if err != nil {
+			s.log.Warn("adopt", slog.Any("error", err))
+		}
+	}
+}
+
+// adoptMirror ends what an earlier monitor began. The position is made before the record
+// and removed before it: without one, a removal was interrupted, and whoever asked for it
+// has taken the log away meanwhile.
+func (s *Server) adoptMirror(rec mirrorRecord) error {
+	_, err := os.Lstat(filepath.Join(s.shelf.dir, rec.Request.ID+positionSuffix))
+	if rec.Boot != s.boot || errors.Is(err, os.ErrNotExist) {
+		return s.forgetMirror(rec.Request.ID)
+	}
+	m, err := s.newMirror(rec)
+	if err != nil {
+		return err
+	}
+	s.begun(m)
+	return nil
+}
+
+// tidyPositions removes those of mirrors that were not recorded any more.
+func (s *Server) tidyPositions() error {
+	positions, err := filepath.Glob(filepath.Join(s.shelf.dir, "*"+positionSuffix))
+	for _, p := range positions {
+		record := strings.TrimSuffix(p, positionSuffix) + mirrorSuffix
+		if _, missing := os.Lstat(record); errors.Is(missing, os.ErrNotExist) {
+			err = errors.Join(err, os.Remove(p))
+		}
+	}
+	return err
 }

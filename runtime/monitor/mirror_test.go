@@ -243,6 +243,33 @@ func fileSize(t *testing.T, path string) int64 {
 	return st.Size()
 }
 
+// A monitor is killed while it makes a mirror, or removes one: the next one finishes the
+// removal, and does not make the log again that was taken away.
+func TestMirrorHalfThere(t *testing.T) {
+	guest, host := newNode(t, guestRuntime(t)), newNode(t, oci.Runtime{})
+	vm := newMachine(t, guest.offer)
+	req := guest.run([]string{"flood", "1", "10"}, nil)
+	r := host.mirror(vm, req.ID)
+	if err := host.flush(r.ID); err != nil {
+		t.Fatal(err)
+	}
+	host.kill()
+	position := filepath.Join(host.dir, "state", r.ID+positionSuffix)
+	if err := errors.Join(os.Remove(r.LogPath), os.Rename(position, filepath.Join(host.dir, "state", "half"+positionSuffix))); err != nil {
+		t.Fatal(err)
+	}
+	host.start()
+	if entries, err := host.client.List(t.Context()); err != nil || len(entries) > 0 {
+		t.Errorf("list = %+v, %v", entries, err)
+	}
+	if left, _ := filepath.Glob(host.dir + "/state/*mirror*"); len(left) > 0 {
+		t.Errorf("left behind: %v", left)
+	}
+	if _, err := os.Lstat(r.LogPath); !os.IsNotExist(err) {
+		t.Errorf("the log is there again: %v", err)
+	}
+}
+
 // Rotation: the file is renamed under the mirror, which is killed before it hears of it
 // or is told to open the path anew.
 func TestMirrorRotation(t *testing.T) {

@@ -24,12 +24,8 @@ import (
 	"github.com/cricket-cri/cricket/test/harness"
 )
 
-// longEnv asks for the long variants of tests, seedEnv repeats a run as far as time can be
-// repeated.
-const (
-	longEnv = "CRICKET_TEST_LONG"
-	seedEnv = "CRICKET_TEST_SEED"
-)
+// longEnv asks for the long variants of tests.
+const longEnv = "CRICKET_TEST_LONG"
 
 // TestChurn creates, scales, rolls out, deletes, executes and follows logs in both hulls
 // while the daemon, the monitor and the kubelet are killed: for ten minutes with
@@ -39,14 +35,11 @@ func TestChurn(t *testing.T) {
 	if chosenRuntime() != cluster.Cricket {
 		return // only Cricket's processes are known here
 	}
-	seed := uint64(time.Now().UnixNano())
-	if s := os.Getenv(seedEnv); s != "" {
-		var err error
-		if seed, err = strconv.ParseUint(s, 10, 64); err != nil {
-			t.Fatal(err)
-		}
+	seed, err := harness.Seed()
+	if err != nil {
+		t.Fatal(err)
 	}
-	t.Logf("%s=%d", seedEnv, seed)
+	t.Logf("%s=%d", harness.SeedEnv, seed)
 	length, pause := time.Minute, 5*time.Second
 	if os.Getenv(longEnv) != "" {
 		length, pause = 10*time.Minute, 20*time.Second

@@ -36,7 +36,7 @@ func (l *life) renew(ctx context.Context) error {
 	}
 	l.config.Metadata.Attempt++
 	l.pod, l.containers, l.attempts = "", [2]string{}, [2]uint32{}
-	return nil
+	return l.clearLogs()
 }
 
 // until makes a request until it succeeds or the time is over.

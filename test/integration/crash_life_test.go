@@ -138,10 +138,14 @@ func (l *life) insist(ctx context.Context, name string, do func(context.Context)
 	}
 }
 
-// pull is the first request of a pod, which has no logs yet.
-func (l *life) pull(ctx context.Context) error {
+// clearLogs is for a new pod, which has no logs yet.
+func (l *life) clearLogs() error {
 	logs := l.config.GetLogDirectory()
-	if err := errors.Join(os.RemoveAll(logs), os.MkdirAll(logs, 0o755)); err != nil {
+	return errors.Join(os.RemoveAll(logs), os.MkdirAll(logs, 0o755))
+}
+
+func (l *life) pull(ctx context.Context) error {
+	if err := l.clearLogs(); err != nil {
 		return err
 	}
 	_, err := l.node.Images.PullImage(ctx, &cri.PullImageRequest{Image: &cri.ImageSpec{Image: l.image}}, wait)
@@ -209,11 +213,8 @@ func (l *life) listed(ctx context.Context, c *cri.ContainerConfig) (*cri.Contain
 }
 
 // unlogged fails if there is a log of a container that is not there: a kubelet would count
-// it as a start. Of containers in machines it may stay: docs/limitations.md.
+// it as a start.
 func (l *life) unlogged(ctx context.Context, c *cri.ContainerConfig) error {
-	if InVMs() {
-		return nil
-	}
 	// First wait for a daemon that is being started, and cleans up.
 	if known, err := l.listed(ctx, c); err != nil || known != nil {
 		return err

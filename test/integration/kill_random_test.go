@@ -7,13 +7,14 @@ import (
 	"math/rand/v2"
 	"os"
 	"slices"
-	"strconv"
 	"testing"
 	"time"
 
 	"golang.org/x/sys/unix"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
+
+	"github.com/cricket-cri/cricket/test/harness"
 )
 
 // TestKillsAtRandom leads one life after the other while the daemon is killed at random
@@ -21,14 +22,11 @@ import (
 // virtual machines, these and their kernels die as well.
 // CRICKET_TEST_SEED repeats a run as far as time can be repeated.
 func TestKillsAtRandom(t *testing.T) {
-	seed := uint64(time.Now().UnixNano())
-	if s := os.Getenv("CRICKET_TEST_SEED"); s != "" {
-		var err error
-		if seed, err = strconv.ParseUint(s, 10, 64); err != nil {
-			t.Fatal(err)
-		}
+	seed, err := harness.Seed()
+	if err != nil {
+		t.Fatal(err)
 	}
-	t.Logf("CRICKET_TEST_SEED=%d", seed)
+	t.Logf("%s=%d", harness.SeedEnv, seed)
 	n := Start(t)
 	if err := newLife(n).lead(t.Context()); err != nil {
 		t.Fatalf("a life without kills: %v", err)
