@@ -62,9 +62,12 @@ func podCgroup(e *env, p *corev1.Pod, v1, v2 string) string {
 	return ""
 }
 
-// TestEvents: the kubelet learns of changes by events of the runtime, not by asking.
+// TestEvents: the kubelet learns of changes by events of the runtime, not by asking. It is
+// a new kubelet: one that has seen restarts of the runtime may have given the stream up.
 func TestEvents(t *testing.T) {
 	onHulls(t, func(e *env) {
+		e.ok(e.Kubelet.Kill())
+		e.ok(e.Kubelet.Start())
 		heard := func() float64 {
 			m := regexp.MustCompile(`(?m)^kubelet_evented_pleg_connection_latency_seconds_count (\S+)`).FindStringSubmatch(e.kubelet("metrics"))
 			if m == nil {
