@@ -216,5 +216,14 @@ func newBoot() error {
 	if err := os.WriteFile(file, []byte(id), 0o444); err != nil {
 		return err
 	}
+	// Where no proc(5) is mounted uncovered, the kernel lets no user namespace mount one:
+	// mount_too_revealing in fs/namespace.c.
+	whole := filepath.Join(Dir(), "proc")
+	if err := os.MkdirAll(whole, 0o755); err != nil {
+		return err
+	}
+	if err := mount("proc", whole, "proc", unix.MS_NOSUID|unix.MS_NODEV|unix.MS_NOEXEC, ""); err != nil {
+		return err
+	}
 	return mount(file, bootID, "", unix.MS_BIND, "")
 }
