@@ -154,9 +154,10 @@ func (b *builder) program(ctx context.Context) ([]byte, error) {
 	return os.ReadFile(to)
 }
 
-// unpack takes kernel and modules out of Debian's package, once, and names the directory.
-func (b *builder) unpack(ctx context.Context, d debian) (string, error) {
-	dir := filepath.Join(b.cache, strings.TrimSuffix(filepath.Base(d.path), ".deb")+"-"+selection())
+// once fills a directory of the cache from a package, unless it is there, and names it. What
+// was interrupted is not there.
+func (b *builder) once(d debian, suffix string, fill func(dir string) error) (string, error) {
+	dir := filepath.Join(b.cache, strings.TrimSuffix(filepath.Base(d.path), ".deb")+suffix)
 	if _, err := os.Stat(dir); err == nil {
 		return dir, nil
 	}
@@ -166,28 +167,39 @@ func (b *builder) unpack(ctx context.Context, d debian) (string, error) {
 		return "", err
 	}
 	defer os.RemoveAll(tmp)
-	cmd := exec.CommandContext(ctx, "dpkg-deb", "--fsys-tarfile", d.path)
-	cmd.Stderr = os.Stderr
-	pipe, err := cmd.StdoutPipe()
-	if err != nil {
-		return "", err
-	}
-	if err := cmd.Start(); err != nil {
+	if err := fill(tmp); err != nil {
 		return "", fmt.Errorf("unpack %s: %w", d.path, err)
-	}
-	err = unpackTar(ctx, pipe, tmp)
-	if err := errors.Join(err, cmd.Wait()); err != nil {
-		return "", fmt.Errorf("unpack %s: %w", d.path, err)
-	}
-	// Of older packages nothing is needed any more.
-	old, err := filepath.Glob(filepath.Join(b.cache, "linux-image-*-????????"))
-	if err != nil {
-		return "", err
-	}
-	for _, o := range old {
-		os.RemoveAll(o)
 	}
 	return dir, os.Rename(tmp, dir)
+}
+
+// unpack takes kernel and modules out of Debian's package, once, and names the directory.
+func (b *builder) unpack(ctx context.Context, d debian) (string, error) {
+	return b.once(d, "-"+selection(), func(dir string) error {
+		cmd := exec.CommandContext(ctx, "dpkg-deb", "--fsys-tarfile", d.path)
+		cmd.Stderr = os.Stderr
+		pipe, err := cmd.StdoutPipe()
+		if err != nil {
+			return err
+		}
+		if err := cmd.Start(); err != nil {
+			return err
+		}
+		err = unpackTar(ctx, pipe, dir)
+		if err := errors.Join(err, cmd.Wait()); err != nil {
+			return err
+		}
+		return b.removeOldPackages()
+	})
+}
+
+// removeOldPackages removes what was unpacked of others: nothing of it is needed any more.
+func (b *builder) removeOldPackages() error {
+	old, err := filepath.Glob(filepath.Join(b.cache, "linux-image-*-????????"))
+	for _, o := range old {
+		err = errors.Join(err, os.RemoveAll(o))
+	}
+	return err
 }
 
 // unpackTar writes the vmlinux to dir and every module that a guest may need below it.

@@ -74,23 +74,12 @@ func (b *builder) kernel(ctx context.Context) error {
 
 // source unpacks Debian's kernel source, once, and names its directory.
 func (b *builder) source(ctx context.Context, d debian) (string, error) {
-	dir := filepath.Join(b.cache, strings.TrimSuffix(filepath.Base(d.path), ".deb"))
-	if _, err := os.Stat(dir); err == nil {
-		return dir, nil
-	}
-	b.say("unpack %s", filepath.Base(d.path))
-	tmp, err := os.MkdirTemp(b.cache, "source-")
-	if err != nil {
-		return "", err
-	}
-	defer os.RemoveAll(tmp)
-	cmd := exec.CommandContext(ctx, "bash", "-euo", "pipefail", "-c",
-		`dpkg-deb --fsys-tarfile "$0" | tar -xO "./usr/src/$1.tar.xz" | tar -xJ --strip-components=1 -C "$2"`, d.path, sourceName, tmp)
-	cmd.Stderr = os.Stderr
-	if err := cmd.Run(); err != nil {
-		return "", fmt.Errorf("unpack %s: %w", d.path, err)
-	}
-	return dir, os.Rename(tmp, dir)
+	return b.once(d, "", func(dir string) error {
+		cmd := exec.CommandContext(ctx, "bash", "-euo", "pipefail", "-c",
+			`dpkg-deb --fsys-tarfile "$0" | tar -xO "./usr/src/$1.tar.xz" | tar -xJ --strip-components=1 -C "$2"`, d.path, sourceName, dir)
+		cmd.Stderr = os.Stderr
+		return cmd.Run()
+	})
 }
 
 // compile builds the kernel, strips it and says its release. An interrupted build goes on
