@@ -40,10 +40,6 @@ func TestChurn(t *testing.T) {
 		t.Fatal(err)
 	}
 	t.Logf("%s=%d", harness.SeedEnv, seed)
-	length, pause := time.Minute, 5*time.Second
-	if os.Getenv(longEnv) != "" {
-		length, pause = 10*time.Minute, 20*time.Second
-	}
 	c := &churn{random: rand.New(rand.NewPCG(seed, 0))}
 	var before harness.Snapshot
 	// The namespace goes first, then comes the look for what is left.
@@ -55,7 +51,7 @@ func TestChurn(t *testing.T) {
 	t.Run("killing", func(t *testing.T) {
 		c.begin(newEnv(t, kernel))
 		t.Cleanup(c.followers.Wait) // the test's context has ended by then
-		c.run(length, pause)
+		c.run(tempoOf())
 		c.settle()
 	})
 	var left []string
@@ -128,13 +124,30 @@ func most(hull string) int32 {
 	return 10
 }
 
-// run does one thing after another, and kills.
-func (c *churn) run(length, pause time.Duration) {
-	end := time.Now().Add(length)
-	next := func() time.Time {
-		return time.Now().Add(pause + time.Duration(c.random.Int64N(int64(pause))))
+// tempo is how long there is churn, how long there is none between two things at least, and
+// the shortest time between two kills, the longest being twice that.
+type tempo struct{ length, pace, pause time.Duration }
+
+// tempoOf leaves machines, where there is nothing else, the time to become ready at all:
+// they are emulated.
+func tempoOf() tempo {
+	t := tempo{length: time.Minute, pace: 300 * time.Millisecond, pause: 5 * time.Second}
+	if os.Getenv(hullEnv) == virtual {
+		t = tempo{length: 3 * time.Minute, pace: 2 * time.Second, pause: 15 * time.Second}
 	}
-	for kill := next(); time.Now().Before(end); time.Sleep(300 * time.Millisecond) {
+	if os.Getenv(longEnv) != "" {
+		t.length, t.pause = 10*time.Minute, 20*time.Second
+	}
+	return t
+}
+
+// run does one thing after another, and kills.
+func (c *churn) run(is tempo) {
+	end := time.Now().Add(is.length)
+	next := func() time.Time {
+		return time.Now().Add(is.pause + time.Duration(c.random.Int64N(int64(is.pause))))
+	}
+	for kill := next(); time.Now().Before(end); time.Sleep(is.pace) {
 		if time.Now().After(kill) {
 			c.kill()
 			kill = next()
@@ -145,7 +158,7 @@ func (c *churn) run(length, pause time.Duration) {
 		c.look()
 	}
 	c.t.Logf("%d kills, %d commands executed, %d pods that end", c.kills, c.execs, c.jobs)
-	if c.kills < int(length/pause/3) || c.execs == 0 || c.jobs == 0 {
+	if c.kills < int(is.length/is.pause/3) || c.execs == 0 || c.jobs == 0 {
 		c.t.Error("that is too little to prove anything")
 	}
 }
