@@ -197,7 +197,7 @@ func (b *builder) unpack(ctx context.Context, d debian) (string, error) {
 func (b *builder) removeOldPackages() error {
 	old, err := filepath.Glob(filepath.Join(b.cache, "linux-image-*-????????"))
 	for _, o := range old {
-		err = errors.Join(err, os.RemoveAll(o))
+		os.RemoveAll(o)
 	}
 	return err
 }

@@ -7,7 +7,6 @@ import (
 	"log/slog"
 	"os"
 	"path/filepath"
-	"strings"
 	"sync"
 	"time"
 
@@ -305,10 +304,8 @@ func (s *Server) adoptMirrors() {
 			errs = append(errs, fmt.Errorf("mirror %s: %w", r.Request.ID, err))
 		}
 	}
-	for _, err := range append(errs, s.tidyPositions()) {
-		if err != nil {
-			s.log.Warn("adopt", slog.Any("error", err))
-		}
+	for _, err := range errs {
+		s.log.Warn("adopt", slog.Any("error", err))
 	}
 }
 
@@ -326,16 +323,4 @@ func (s *Server) adoptMirror(rec mirrorRecord) error {
 	}
 	s.begun(m)
 	return nil
-}
-
-// tidyPositions removes those of mirrors that were not recorded any more.
-func (s *Server) tidyPositions() error {
-	positions, err := filepath.Glob(filepath.Join(s.shelf.dir, "*"+positionSuffix))
-	for _, p := range positions {
-		record := strings.TrimSuffix(p, positionSuffix) + mirrorSuffix
-		if _, missing := os.Lstat(record); errors.Is(missing, os.ErrNotExist) {
-			err = errors.Join(err, os.Remove(p))
-		}
-	}
-	return err
 }

@@ -80,11 +80,22 @@ func (s shelf) tidy() error {
 	}
 	for _, e := range entries {
 		name := e.Name()
-		if strings.HasSuffix(name, halfSuffix) || strings.HasPrefix(name, statePrefix) || strings.HasPrefix(name, callLogPrefix) {
+		if strings.HasSuffix(name, halfSuffix) || strings.HasPrefix(name, statePrefix) || strings.HasPrefix(name, callLogPrefix) || s.orphan(name) {
 			err = errors.Join(err, os.Remove(filepath.Join(s.dir, name)))
 		}
 	}
 	return err
+}
+
+// orphan says of a file that it is the position of a mirror without a record, which comes
+// after the position.
+func (s shelf) orphan(name string) bool {
+	id, ok := strings.CutSuffix(name, positionSuffix)
+	if !ok {
+		return false
+	}
+	_, err := os.Lstat(filepath.Join(s.dir, id+mirrorSuffix))
+	return errors.Is(err, os.ErrNotExist)
 }
 
 // load decodes every record of a suffix. Those that cannot be read are returned as

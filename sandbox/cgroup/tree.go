@@ -191,8 +191,8 @@ func (t *Tree) makeBelow(root, path string) (err error) {
 }
 
 // gone says of an error that the cgroup is not there (any more): the kernel answers ENODEV
-// where it was removed between the lookup of its name and the use (cgroup_mkdir,
-// cgroup_file_open in kernel/cgroup/cgroup.c).
+// where it was removed between the lookup of its name and the use (cgroup_mkdir in
+// kernel/cgroup/cgroup.c, kernfs_fop_open in fs/kernfs/file.c).
 func gone(err error) bool {
 	return errors.Is(err, os.ErrNotExist) || errors.Is(err, unix.ENODEV)
 }

@@ -25,6 +25,11 @@ func (c *Cluster) ConfigureKubelet(fields string) error {
 			return err
 		}
 	}
+	return c.RestartKubelet()
+}
+
+// RestartKubelet kills the kubelet and starts another.
+func (c *Cluster) RestartKubelet() error {
 	return errors.Join(c.Kubelet.Kill(), c.Kubelet.Start())
 }
 

@@ -176,8 +176,7 @@ func (c *churn) kill() {
 		c.ok(unix.Kill(pid, unix.SIGKILL))
 	default:
 		c.kubelets = append(c.kubelets, time.Now())
-		c.ok(c.Kubelet.Kill())
-		c.ok(c.Kubelet.Start())
+		c.ok(c.RestartKubelet())
 	}
 }
 

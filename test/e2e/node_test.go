@@ -66,8 +66,7 @@ func podCgroup(e *env, p *corev1.Pod, v1, v2 string) string {
 // a new kubelet: one that has seen restarts of the runtime may have given the stream up.
 func TestEvents(t *testing.T) {
 	onHulls(t, func(e *env) {
-		e.ok(e.Kubelet.Kill())
-		e.ok(e.Kubelet.Start())
+		e.ok(e.RestartKubelet())
 		heard := func() float64 {
 			m := regexp.MustCompile(`(?m)^kubelet_evented_pleg_connection_latency_seconds_count (\S+)`).FindStringSubmatch(e.kubelet("metrics"))
 			if m == nil {

@@ -72,8 +72,7 @@ func TestKubeletRestart(t *testing.T) {
 	onHulls(t, func(e *env) {
 		e.pod("old", idle)
 		before := e.ready("old")
-		e.ok(e.Kubelet.Kill())
-		e.ok(e.Kubelet.Start())
+		e.ok(e.RestartKubelet())
 		e.pod("new", idle)
 		e.ready("new")
 		a, b := container(before, "app"), container(e.get("old"), "app")
