@@ -1,6 +1,7 @@
 package cri
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 
@@ -16,7 +17,7 @@ import (
 // resolve turns the request in rec into a runtime.Config, and puts what it finds out on
 // the way into rec.
 func (s *Server) resolve(ctx context.Context, pod *store.Sandbox, rec *store.Container) (runtime.Config, error) {
-	img, err := s.findImage(rec.Config.GetImage())
+	img, err := s.findImage(rec.Config.GetImage(), pod)
 	if err != nil {
 		return runtime.Config{}, fmt.Errorf("config.image: %w", err)
 	}
@@ -42,10 +43,7 @@ func (s *Server) resolve(ctx context.Context, pod *store.Sandbox, rec *store.Con
 }
 
 func (s *Server) containerRequest(ctx context.Context, pod *store.Sandbox, rec *store.Container, img image.Image) containerRequest {
-	name := rec.Config.GetImage().GetUserSpecifiedImage()
-	if name == "" {
-		name = rec.Config.GetImage().GetImage()
-	}
+	name := cmp.Or(rec.Config.GetImage().GetUserSpecifiedImage(), rec.Config.GetImage().GetImage())
 	host := s.host
 	if d := s.opts.Drivers[pod.Handler]; d != nil {
 		host = s.hostOf(d)
@@ -57,7 +55,7 @@ func (s *Server) containerRequest(ctx context.Context, pod *store.Sandbox, rec *
 			return s.opts.Layers.ReadFiles(ctx, img.Layers, names...)
 		},
 		ResolveImage: func(spec *v1.ImageSpec) ([]digest.Digest, error) {
-			i, err := s.findImage(spec)
+			i, err := s.findImage(spec, pod)
 			return i.Layers, err
 		},
 		ProcessLabel: pod.ProcessLabel, MountLabel: pod.MountLabel,
@@ -84,9 +82,9 @@ func (s *Server) resolveTarget(pod *store.Sandbox, cfg *runtime.Config) error {
 	return nil
 }
 
-// findImage finds an image that was pulled before. The kubelet sends the reference that
-// PullImage answered, or the image's name.
-func (s *Server) findImage(spec *v1.ImageSpec) (image.Image, error) {
+// findImage finds an image that was pulled before and that the pod may use. The kubelet
+// sends the reference that PullImage answered, or the image's name.
+func (s *Server) findImage(spec *v1.ImageSpec, pod *store.Sandbox) (image.Image, error) {
 	ref := spec.GetImage()
 	if ref == "" {
 		return image.Image{}, fmt.Errorf("image is required: %w", errdefs.ErrInvalidArgument)
@@ -95,5 +93,6 @@ func (s *Server) findImage(spec *v1.ImageSpec) (image.Image, error) {
 	if err != nil {
 		return image.Image{}, fmt.Errorf("find image %q: %w", ref, err)
 	}
-	return img, nil
+	name := cmp.Or(spec.GetUserSpecifiedImage(), ref)
+	return img, signatureError(s.opts.Images.Allow(img.ID, name, pod.Config.GetMetadata().GetNamespace()))
 }

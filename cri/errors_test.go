@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"github.com/containerd/errdefs"
+	"github.com/opencontainers/go-digest"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/credentials/insecure"
@@ -80,13 +81,14 @@ var errBare = errors.New("an error without a kind")
 // failingImages fail without a kind, and panic where that is more telling.
 type failingImages struct{}
 
-func (failingImages) Pull(context.Context, string, *image.Auth) (image.Image, error) {
+func (failingImages) Pull(context.Context, string, *image.Auth, ...image.PullOption) (image.Image, error) {
 	return image.Image{}, errBare
 }
-func (failingImages) Get(string) (image.Image, error)      { return image.Image{}, errBare }
-func (failingImages) List() []image.Image                  { panic("list") }
-func (failingImages) Remove(context.Context, string) error { return errBare }
-func (failingImages) Usage() (image.Usage, error)          { return image.Usage{}, errBare }
+func (failingImages) Allow(digest.Digest, string, string) error { return errBare }
+func (failingImages) Get(string) (image.Image, error)           { return image.Image{}, errBare }
+func (failingImages) List() []image.Image                       { panic("list") }
+func (failingImages) Remove(context.Context, string) error      { return errBare }
+func (failingImages) Usage() (image.Usage, error)               { return image.Usage{}, errBare }
 
 // TestNoCallAnswersUnknown calls everything, on things that exist, whose every part
 // fails or panics.

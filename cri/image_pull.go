@@ -4,6 +4,7 @@ import (
 	"context"
 	"crypto/sha256"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"time"
 
@@ -13,6 +14,7 @@ import (
 
 	"github.com/cricket-cri/cricket/cri/ops"
 	"github.com/cricket-cri/cricket/runtime/image"
+	"github.com/cricket-cri/cricket/runtime/image/trust"
 )
 
 // pullBudget bounds a pull that goes on; one that stands still ends by the image
@@ -27,9 +29,10 @@ func (s *Server) PullImage(ctx context.Context, req *v1.PullImageRequest) (*v1.P
 		return nil, fmt.Errorf("image.image is empty: %w", errdefs.ErrInvalidArgument)
 	}
 	auth := pullAuth(req.GetAuth())
-	op := ops.Spec{Key: ops.Key{Kind: "pull image", Name: pullName(ref, auth)}, Budget: pullBudget}
+	namespace := req.GetSandboxConfig().GetMetadata().GetNamespace()
+	op := ops.Spec{Key: ops.Key{Kind: "pull image", Name: pullName(ref, namespace, auth)}, Budget: pullBudget}
 	img, err := ops.Do(ctx, s.ops, op, func(ctx context.Context) (image.Image, error) {
-		return s.opts.Images.Pull(ctx, ref, auth)
+		return s.opts.Images.Pull(ctx, ref, auth, image.ForNamespace(namespace))
 	})
 	if err != nil {
 		return nil, pullError(ref, err)
@@ -43,7 +46,16 @@ func pullError(ref string, err error) error {
 	if errdefs.IsUnavailable(err) {
 		return fmt.Errorf("%w: pull image %q: %w", crierrors.ErrRegistryUnavailable, ref, err)
 	}
-	return fmt.Errorf("pull image %q: %w", ref, err)
+	return signatureError(fmt.Errorf("pull image %q: %w", ref, err))
+}
+
+// signatureError begins with the kubelet's word for an image that the signature policy
+// does not let be used; other errors, and none, stay as they are.
+func signatureError(err error) error {
+	if errors.Is(err, trust.ErrRefused) {
+		return fmt.Errorf("%w: %w", crierrors.ErrSignatureValidationFailed, err)
+	}
+	return err
 }
 
 // pullAuth is nil for an anonymous pull.
@@ -62,8 +74,12 @@ func pullAuth(a *v1.AuthConfig) *image.Auth {
 	return &auth
 }
 
-// pullName tells pulls with different credentials apart and shows none of them.
-func pullName(ref string, auth *image.Auth) string {
+// pullName tells pulls for different namespaces and with different credentials apart, and
+// shows none of the latter.
+func pullName(ref, namespace string, auth *image.Auth) string {
+	if namespace != "" {
+		ref += " for " + namespace
+	}
 	if auth == nil {
 		return ref
 	}

@@ -22,7 +22,9 @@ import (
 // References are tags, digests, image ids or unambiguous prefixes of them; an image
 // that is not there is errdefs.ErrNotFound.
 type Images interface {
-	Pull(ctx context.Context, ref string, auth *image.Auth) (image.Image, error)
+	Pull(ctx context.Context, ref string, auth *image.Auth, options ...image.PullOption) (image.Image, error)
+	// Allow is the signature policy's decision about a container in a namespace.
+	Allow(id digest.Digest, ref, namespace string) error
 	Get(ref string) (image.Image, error)
 	List() []image.Image
 	Remove(ctx context.Context, ref string) error

@@ -73,9 +73,11 @@ func (p *paperImages) Get(ref string) (image.Image, error) {
 	return image.Image{}, errdefs.ErrNotFound
 }
 
+func (p *paperImages) Allow(digest.Digest, string, string) error { return nil }
+
 func (p *paperImages) List() []image.Image { return p.images }
 
-func (p *paperImages) Pull(_ context.Context, ref string, auth *image.Auth) (image.Image, error) {
+func (p *paperImages) Pull(_ context.Context, ref string, auth *image.Auth, _ ...image.PullOption) (image.Image, error) {
 	p.pulled = auth
 	return p.Get(ref)
 }

@@ -16,6 +16,7 @@ import (
 	"github.com/cricket-cri/cricket/cri/store"
 	"github.com/cricket-cri/cricket/cri/stream"
 	"github.com/cricket-cri/cricket/runtime/image"
+	"github.com/cricket-cri/cricket/runtime/image/trust"
 	"github.com/cricket-cri/cricket/runtime/layer"
 	"github.com/cricket-cri/cricket/sandbox"
 	"github.com/cricket-cri/cricket/sandbox/cni"
@@ -86,6 +87,7 @@ func assemble(ctx context.Context, c config.Config, keep *keeper, log *slog.Logg
 		Root: filepath.Join(c.Root, "images"), HostsDir: c.Images.HostsDir, Layers: layers, Log: log,
 		Pinned: c.Images.Pinned, Parallel: c.Images.MaxConcurrentDownloads,
 		Stall: stall(c.Images.ProgressDeadline.Duration), UserAgent: "cricket/" + version,
+		Trust: trust.Policies{File: c.Images.SignaturePolicy, Dir: c.Images.SignaturePolicyDir},
 	})
 	if err != nil {
 		return nil, fmt.Errorf("open images: %w", err)

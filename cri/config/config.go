@@ -80,6 +80,8 @@ type Images struct {
 	ProgressDeadline       Duration `toml:"progress_deadline"`
 	Pinned                 []string `toml:"pinned"`
 	LoopDevices            bool     `toml:"loop_devices"`
+	SignaturePolicy        string   `toml:"signature_policy"`
+	SignaturePolicyDir     string   `toml:"signature_policy_dir"`
 }
 
 // VM describes virtual machines.

@@ -120,6 +120,13 @@ func (c *Config) checkImages(k *checker) {
 	if d := c.Images.ProgressDeadline.Duration; d != 0 {
 		k.duration("images.progress_deadline", c.Images.ProgressDeadline, time.Second, time.Hour)
 	}
+	for key, path := range map[string]string{
+		"images.signature_policy": c.Images.SignaturePolicy, "images.signature_policy_dir": c.Images.SignaturePolicyDir,
+	} {
+		if path != "" {
+			k.absolute(key, path)
+		}
+	}
 	for _, p := range c.Images.Pinned {
 		if strings.TrimSpace(p) != p || p == "" {
 			k.bad("images.pinned", "%q cannot match a reference", p)

@@ -31,11 +31,12 @@ const (
 
 // source is the image as the registry describes it.
 type source struct {
-	id     digest.Digest
-	config []byte
-	image  ocispec.Image
-	layers []ocispec.Descriptor // lowest first, as many as diff ids
-	size   uint64
+	id       digest.Digest
+	manifest digest.Digest // empty if the image was known
+	config   []byte
+	image    ocispec.Image
+	layers   []ocispec.Descriptor // lowest first, as many as diff ids
+	size     uint64
 }
 
 // document is what indexes and manifests look like before one knows which it is.
@@ -60,7 +61,7 @@ func readSource(ctx context.Context, reg *registry, target ocispec.Descriptor, p
 		}
 		src.size += uint64(desc.Size)
 		if doc.Config != nil {
-			src.layers = doc.Layers
+			src.layers, src.manifest = doc.Layers, desc.Digest
 			return src, src.readConfig(ctx, reg, *doc.Config, platform)
 		}
 		next, err := choose(doc.Manifests, platform)

@@ -22,7 +22,10 @@ import (
 //
 // A pull of the same name with the same credential that is under way is joined; it ends
 // when the last who waits for it gives up. What a failed pull brought in is removed.
-func (s *Store) Pull(ctx context.Context, ref string, auth *Auth) (Image, error) {
+//
+// An image that the signature policy does not accept is ErrPermissionDenied, and the error
+// wraps trust.ErrRefused.
+func (s *Store) Pull(ctx context.Context, ref string, auth *Auth, options ...PullOption) (Image, error) {
 	n, err := parseName(ref)
 	if err != nil {
 		return Image{}, err
@@ -32,10 +35,22 @@ func (s *Store) Pull(ctx context.Context, ref string, auth *Auth) (Image, error)
 			return Image{}, err
 		}
 	}
-	key := n.full + " " + auth.key()
+	p := &pull{store: s, name: n}
+	for _, o := range options {
+		o(p)
+	}
+	key := n.full + " " + p.namespace + " " + auth.key()
 	return s.calls.join(ctx, key, func(ctx context.Context) (Image, error) {
-		return s.pull(ctx, n, auth)
+		return p.run(ctx, auth)
 	})
+}
+
+// PullOption is something that most pulls do not say.
+type PullOption func(*pull)
+
+// ForNamespace has the signature policy of a namespace of Kubernetes decide.
+func ForNamespace(namespace string) PullOption {
+	return func(p *pull) { p.namespace = namespace }
 }
 
 // pull is one pull, whoever waits for it.
@@ -45,21 +60,26 @@ type pull struct {
 	name   name
 	target ocispec.Descriptor
 	source source
+	signed []signed
 	image  Image
+
+	namespace string // of the pod that the image is for; empty for none
 }
 
-func (s *Store) pull(ctx context.Context, n name, auth *Auth) (Image, error) {
+func (p *pull) run(ctx context.Context, auth *Auth) (Image, error) {
+	s := p.store
 	ctx, cancel := context.WithCancelCause(withLog(ctx, s.opts.Log))
 	var moved progress
 	watched := make(chan struct{})
 	go func() { defer close(watched); moved.watch(ctx, s.opts.Stall, cancel) }()
 	defer func() { cancel(nil); <-watched }()
 
-	p := &pull{store: s, name: n, reg: s.registry(ctx, n, auth, &moved)}
+	p.reg = s.registry(ctx, p.name, auth, &moved)
 	defer p.reg.close()
 	err := flow.Run(ctx, "pull image",
 		flow.Step{Name: "resolve reference", Do: p.resolve},
 		flow.Step{Name: "read manifest", Do: p.read},
+		flow.Step{Name: "check signatures", Do: p.verify},
 		flow.Step{Name: "pin layers", Do: p.pin, Undo: p.drop},
 		flow.Step{Name: "fetch layers", Do: p.fetch},  // what came in is dropped with the pins
 		flow.Step{Name: "write record", Do: p.record}, // from here on the image is whole
@@ -85,7 +105,8 @@ func (p *pull) resolve(ctx context.Context) (err error) {
 // read learns what the image consists of. The registry has told the digest; a record
 // that came from the same digest tells the rest without asking again.
 func (p *pull) read(ctx context.Context) (err error) {
-	if known, ok := p.store.byTarget(p.target.Digest); ok {
+	known, ok := p.store.byTarget(p.target.Digest)
+	if ok && !p.store.opts.Trust.Enabled() { // what was signed may be the manifest, which records do not name
 		p.source = known
 		return nil
 	}
@@ -221,6 +242,10 @@ func (s *Store) merge(p *pull) (r record, changed bool) {
 	if d := p.name.repoDigest(p.target.Digest); !slices.Contains(r.Digests, d) {
 		r.Digests = append(slices.Clone(r.Digests), d)
 		slices.Sort(r.Digests)
+		changed = true
+	}
+	if p.signed != nil {
+		r.Signatures = p.signed
 		changed = true
 	}
 	if tag := p.name.tag; tag != "" && s.names[tag] != r.ID {

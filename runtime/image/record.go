@@ -29,9 +29,11 @@ type record struct {
 	// node: where two records claim a name after a crash, the greater number has it.
 	Tags map[string]uint64 `json:"tags,omitempty"`
 	// Digests are full names with the digest they were pulled by, sorted.
-	Digests  []string  `json:"digests"`
-	Size     uint64    `json:"size"`
-	PulledAt time.Time `json:"pulledAt"`
+	Digests []string `json:"digests"`
+	Size    uint64   `json:"size"`
+	// Signatures are those of the last pull that a policy asked for some.
+	Signatures []signed  `json:"signatures,omitempty"`
+	PulledAt   time.Time `json:"pulledAt"`
 }
 
 // check finds out whether the record is what was written.
@@ -137,8 +139,8 @@ func load(dir string, report func(file string, err error)) ([]record, error) {
 	return records, nil
 }
 
-// maxRecord is more than the record of the largest configuration, in base64, takes.
-const maxRecord = 2*maxConfig + 4<<20
+// maxRecord is more than the record of the largest configuration and the most signatures, in base64, takes.
+const maxRecord = 2*maxConfig + 2*maxSignatures*(maxPayload+maxBase64) + 4<<20
 
 func read(path string) (record, error) {
 	var r record

@@ -92,9 +92,14 @@ func (r *registry) close() {
 }
 
 // resolve asks what the reference leads to.
-func (r *registry) resolve(ctx context.Context) (desc ocispec.Descriptor, err error) {
+func (r *registry) resolve(ctx context.Context) (ocispec.Descriptor, error) {
+	return r.find(ctx, r.full)
+}
+
+// find asks what another reference of the same registry leads to.
+func (r *registry) find(ctx context.Context, ref string) (desc ocispec.Descriptor, err error) {
 	err = r.retry(ctx, func() error {
-		_, desc, err = r.resolver.Resolve(ctx, r.full)
+		_, desc, err = r.resolver.Resolve(ctx, ref)
 		return err
 	})
 	if err != nil {

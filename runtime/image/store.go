@@ -16,6 +16,8 @@ import (
 	"github.com/containerd/errdefs"
 	"github.com/containerd/platforms"
 	"github.com/opencontainers/go-digest"
+
+	"github.com/cricket-cri/cricket/runtime/image/trust"
 )
 
 // Options say where images live and how they are pulled.
@@ -43,6 +45,8 @@ type Options struct {
 	// without end; 128 GiB if zero. A disk that fills up before that fails the pull with
 	// ErrResourceExhausted, and what the pull took is given back.
 	MaxLayer int64
+	// Trust says which images may be pulled and used.
+	Trust trust.Policies
 	// UserAgent is what registries are told; "cricket" if empty.
 	UserAgent string
 }

@@ -1,0 +1,54 @@
+package trust
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+
+	"github.com/containerd/errdefs"
+)
+
+// ErrRefused is wrapped by every error that says that a policy does not let an image be
+// used.
+var ErrRefused = errors.New("refused by the signature policy")
+
+// Policies are the policy files of a node. They are read anew each time, so that a change
+// counts from the next pull and the next container on.
+type Policies struct {
+	// File is the node's policy; empty for none, which accepts everything.
+	File string
+	// Dir holds NAMESPACE.json, the policy of the pods of a namespace in place of the
+	// node's; empty for none.
+	Dir string
+}
+
+// Enabled says whether there is anything to decide.
+func (p Policies) Enabled() bool { return p.File != "" || p.Dir != "" }
+
+// For returns the policy that holds for pods of a namespace, or for no pod if that is
+// empty; nil if none does. A file that is missing or wrong is ErrFailedPrecondition.
+func (p Policies) For(namespace string) (*Policy, error) {
+	if p.Dir != "" && namespace != "" && namespace == filepath.Base(namespace) {
+		policy, err := read(filepath.Join(p.Dir, namespace+".json"))
+		if !errors.Is(err, os.ErrNotExist) {
+			return policy, err
+		}
+	}
+	if p.File == "" {
+		return nil, nil
+	}
+	return read(p.File)
+}
+
+func read(path string) (*Policy, error) {
+	raw, err := os.ReadFile(path)
+	var policy *Policy
+	if err == nil {
+		policy, err = Parse(raw)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("read signature policy %s: %w: %w", path, errdefs.ErrFailedPrecondition, err)
+	}
+	return policy, nil
+}
