@@ -8,6 +8,7 @@ import (
 	"os"
 	"path"
 	"path/filepath"
+	"slices"
 	"strconv"
 
 	"github.com/containerd/errdefs"
@@ -270,6 +271,11 @@ func (c *creation) writeBundle() error {
 	if err != nil {
 		return err
 	}
+	if err := checkAdjusted(s, c.place.CgroupsPath); err != nil {
+		return err
+	}
+	// Only the end of a PID namespace's first process ends the others by itself.
+	c.request.KillAll = !slices.Contains(s.Linux.Namespaces, specs.LinuxNamespace{Type: specs.PIDNamespace})
 	for name, part := range map[string]any{"config.json": s, processFile: s.Process} {
 		content, err := json.Marshal(part)
 		if err != nil {
@@ -289,8 +295,6 @@ func (c *creation) createProcess(ctx context.Context) error {
 	r.ID, r.Bundle, r.Runtime = c.id, c.pod.driver.bundle(c.id), o.Runtime
 	r.Terminal, r.Stdin, r.StdinOnce = c.config.Terminal, c.config.Stdin, c.config.StdinOnce
 	r.LogPath, r.MaxLogLine = c.config.LogPath, o.MaxLogLine
-	// Only the end of a PID namespace's first process ends the others by itself.
-	r.KillAll = c.config.PID != runtime.NamespaceContainer
 	_, err := c.monitor().Create(ctx, *r)
 	if err != nil {
 		// It may have been made and only the answer lost.

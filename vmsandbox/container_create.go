@@ -166,11 +166,10 @@ func (p *pod) keepVolumes() error {
 func (c *creation) makeDirs(ctx context.Context) error {
 	c.config.ApparmorProfile, c.config.SELinuxLabel, c.config.MountLabel = "", "", ""
 	c.config.Resources = inGuest(c.config.Resources)
-	s, err := spec.Build(c.config, c.place)
+	s, err := c.buildSpec(ctx)
 	if err != nil {
 		return err
 	}
-	s.Linux.Sysctl = ipcSysctls(c.pod.config())
 	program, err := takeFilter(&c.pod.driver.filters, s, bundle(c.id))
 	if err != nil {
 		return err

@@ -181,3 +181,54 @@ func TestNamespaces(t *testing.T) {
 		t.Errorf("state shows a process of the guest: %+v, %v", s, err)
 	}
 }
+
+// What an adjustment brings from the host is refused by name, but mounts, which become
+// volumes, and what means the same in the guest.
+func TestAdjustments(t *testing.T) {
+	w := newWorld(t)
+	p := running(t, w, podConfig(t))
+	for field, adjust := range map[string]func(*specs.Spec){
+		"hooks.createContainer: /bin/x": func(s *specs.Spec) { s.Hooks = &specs.Hooks{CreateContainer: []specs.Hook{{Path: "/bin/x"}}} },
+		"linux.devices: /dev/x":         func(s *specs.Spec) { s.Linux.Devices = []specs.LinuxDevice{{Path: "/dev/x"}} },
+		"linux.netDevices: eth7":        func(s *specs.Spec) { s.Linux.NetDevices = map[string]specs.LinuxNetDevice{"eth7": {}} },
+		"linux.resources.devices": func(s *specs.Spec) {
+			s.Linux.Resources.Devices = append(s.Linux.Resources.Devices, specs.LinuxDeviceCgroup{Allow: true})
+		},
+		"linux.resources.blockIO": func(s *specs.Spec) { s.Linux.Resources.BlockIO = &specs.LinuxBlockIO{} },
+		"linux.intelRdt":          func(s *specs.Spec) { s.Linux.IntelRdt = &specs.LinuxIntelRdt{} },
+		"linux.memoryPolicy":      func(s *specs.Spec) { s.Linux.MemoryPolicy = &specs.LinuxMemoryPolicy{} },
+		"linux.cgroupsPath":       func(s *specs.Spec) { s.Linux.CgroupsPath = "/x" },
+		"linux.namespaces":        func(s *specs.Spec) { s.Linux.Namespaces = nil },
+		"linux.sysctl":            func(s *specs.Spec) { s.Linux.Sysctl = map[string]string{"a": "b"} },
+		"process.ioPriority":      func(s *specs.Spec) { s.Process.IOPriority = &specs.LinuxIOPriority{} },
+		"process.scheduler":       func(s *specs.Spec) { s.Process.Scheduler = &specs.Scheduler{} },
+	} {
+		c := containerConfig("a")
+		c.Adjust = func(s *specs.Spec) error { adjust(s); return nil }
+		_, err := p.NewContainer(t.Context(), c)
+		refused(t, err, field)
+	}
+	if len(w.volumes) > 0 {
+		t.Errorf("volumes are left: %v", w.volumes)
+	}
+	c := containerConfig("a")
+	c.Adjust = func(s *specs.Spec) error {
+		s.Process.Env = append(s.Process.Env, "A=1")
+		s.Mounts = append(s.Mounts,
+			specs.Mount{Destination: "/lib/vendor", Type: "bind", Source: "/tmp", Options: []string{"rbind", "ro", "noexec"}},
+			specs.Mount{Destination: "/scratch", Type: "tmpfs", Source: "tmpfs"})
+		return nil
+	}
+	made := started(t, p, c)
+	s := machineOf(w, p).monitor.containers[made.(*container).id].request.Spec
+	at := func(destination string) specs.Mount {
+		return s.Mounts[slices.IndexFunc(s.Mounts, func(m specs.Mount) bool { return m.Destination == destination })]
+	}
+	lib := at("/lib/vendor")
+	if lib.Source == "/tmp" || !slices.Contains(lib.Options, "ro") || !slices.Contains(lib.Options, "noexec") {
+		t.Errorf("the mount is %+v", lib)
+	}
+	if at("/scratch").Type != "tmpfs" || !slices.Contains(s.Process.Env, "A=1") {
+		t.Errorf("the specification is %+v", s)
+	}
+}

@@ -60,7 +60,7 @@ func ownMounts(c runtime.Config, p Place) (out []specs.Mount, propagation string
 		if err != nil {
 			return nil, "", err
 		}
-		options, err := options(m)
+		mount, err := Bind(m, source)
 		if err != nil {
 			return nil, "", err
 		}
@@ -72,16 +72,23 @@ func ownMounts(c runtime.Config, p Place) (out []specs.Mount, propagation string
 				propagation = "rslave"
 			}
 		}
-		out = append(out, specs.Mount{
-			Destination: m.Destination,
-			Type:        "bind",
-			Source:      source,
-			Options:     options,
-			UIDMappings: slices.Clone(m.UIDMappings),
-			GIDMappings: slices.Clone(m.GIDMappings),
-		})
+		out = append(out, mount)
 	}
 	return out, propagation, nil
+}
+
+// Bind is m as a bind mount of source. Options that contradict each other are
+// errdefs.ErrInvalidArgument.
+func Bind(m runtime.Mount, source string) (specs.Mount, error) {
+	options, err := options(m)
+	return specs.Mount{
+		Destination: m.Destination,
+		Type:        "bind",
+		Source:      source,
+		Options:     options,
+		UIDMappings: slices.Clone(m.UIDMappings),
+		GIDMappings: slices.Clone(m.GIDMappings),
+	}, err
 }
 
 func source(m runtime.Mount, p Place) (string, error) {

@@ -77,10 +77,16 @@ func oomScoreAdj(c runtime.Config, p Place) *int {
 	case c.Resources != nil && c.Resources.OOMScoreAdj != nil:
 		want = *c.Resources.OOMScoreAdj
 	}
-	if want < p.OOMScoreAdj && !slices.Contains(p.HostCapabilities, "CAP_SYS_RESOURCE") {
-		want = p.OOMScoreAdj
+	return possible(&want, p)
+}
+
+// possible is what the kernel lets the OCI runtime set of a score, nil for nil.
+func possible(score *int, p Place) *int {
+	if score != nil && *score < p.OOMScoreAdj && !slices.Contains(p.HostCapabilities, "CAP_SYS_RESOURCE") {
+		own := p.OOMScoreAdj
+		return &own
 	}
-	return &want
+	return score
 }
 
 // Resources translates r for an OCI specification or an update of a running container.

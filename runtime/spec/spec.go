@@ -115,6 +115,7 @@ func Build(c runtime.Config, p Place) (*specs.Spec, error) {
 		if err := c.Adjust(s); err != nil {
 			return nil, fmt.Errorf("adjust OCI specification: %w", err)
 		}
+		s.Process.OOMScoreAdj = possible(s.Process.OOMScoreAdj, p)
 	}
 	return s, nil
 }
