@@ -125,6 +125,7 @@ func (s *Server) noteLost(r *store.Container) error {
 	r, err := s.store.Containers.Update(r.ID, func(r *store.Container) { exitFacts(r, exit) })
 	if r != nil {
 		s.emitContainer(v1.ContainerEventType_CONTAINER_STOPPED_EVENT, r)
+		s.tellStopped(s.work.ctx, r)
 	}
 	return err
 }

@@ -9,8 +9,10 @@ import (
 	"time"
 
 	"github.com/containerd/errdefs"
+	"github.com/opencontainers/runtime-spec/specs-go"
 	v1 "k8s.io/cri-api/pkg/apis/runtime/v1"
 
+	"github.com/cricket-cri/cricket/cri/nri"
 	"github.com/cricket-cri/cricket/cri/ops"
 	"github.com/cricket-cri/cricket/cri/store"
 	"github.com/cricket-cri/cricket/runtime"
@@ -66,10 +68,16 @@ func (s *Server) createContainer(ctx context.Context, sandboxID string, config *
 		return "", err
 	}
 	defer unlock()
+	defer s.plugins.Hold()()
 	var cfg runtime.Config
+	var change *adjustment
 	err = flow.Run(ctx, "create container",
 		flow.Step{Name: "resolve configuration", Do: func(ctx context.Context) (err error) {
-			cfg, err = s.resolve(ctx, pod, rec)
+			if cfg, err = s.resolve(ctx, pod, rec); err != nil {
+				return err
+			}
+			change, err = s.adjustmentOf(pod, rec)
+			cfg.Adjust = func(sp *specs.Spec) error { return change.apply(ctx, sp) }
 			return err
 		}},
 		flow.Step{
@@ -86,15 +94,22 @@ func (s *Server) createContainer(ctx context.Context, sandboxID string, config *
 		flow.Step{
 			Name: "record container",
 			Do: func(context.Context) error {
-				rec, err = s.store.Containers.Update(rec.ID, func(r *store.Container) { r.MadeAt = time.Now() })
+				rec, err = s.store.Containers.Update(rec.ID, func(r *store.Container) {
+					r.MadeAt = time.Now()
+					change.note(r)
+				})
 				return err
 			},
 		})
 	if err != nil {
+		change.undone(context.WithoutCancel(ctx))
 		s.work.hurry() // what could not be undone has no record any more
 		return "", err
 	}
 	s.emit(v1.ContainerEventType_CONTAINER_CREATED_EVENT, pod, rec.ID)
+	if s.plugins != nil {
+		s.plugins.Created(ctx, s.podShown(pod), nri.Container(rec))
+	}
 	return rec.ID, nil
 }
 

@@ -76,6 +76,7 @@ func (s *Server) recordExit(id string, lc *liveContainer, facts func(*store.Cont
 	}
 	if rec != nil {
 		s.emitContainer(v1.ContainerEventType_CONTAINER_STOPPED_EVENT, rec)
+		s.tellStopped(s.work.ctx, rec)
 	}
 	close(lc.exited)
 }

@@ -61,11 +61,17 @@ func (s *Server) removeContainer(ctx context.Context, id string) error {
 			}
 			return c.Remove(ctx)
 		}},
-		flow.Step{Name: "forget container", Do: func(context.Context) error { return s.store.Containers.Delete(id) }})
+		flow.Step{Name: "forget container", Do: func(context.Context) error {
+			if now, err := s.store.Containers.Get(id); err == nil {
+				rec = now // ended: what plugins are shown
+			}
+			return s.store.Containers.Delete(id)
+		}})
 	if err != nil {
 		return err
 	}
 	s.live.forgetContainer(id)
+	s.tellRemoved(ctx, rec)
 	s.ops.Forget(createKey(rec.SandboxID, rec.Config.GetMetadata()))
 	if !rec.Pending() {
 		s.emitContainer(v1.ContainerEventType_CONTAINER_DELETED_EVENT, rec)

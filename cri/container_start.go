@@ -8,6 +8,7 @@ import (
 	"github.com/containerd/errdefs"
 	v1 "k8s.io/cri-api/pkg/apis/runtime/v1"
 
+	"github.com/cricket-cri/cricket/cri/nri"
 	"github.com/cricket-cri/cricket/cri/ops"
 	"github.com/cricket-cri/cricket/cri/store"
 	"github.com/cricket-cri/cricket/runtime"
@@ -61,6 +62,16 @@ func (s *Server) startContainer(ctx context.Context, id string) error {
 		return fmt.Errorf("nothing is left of the container: %w", errdefs.ErrFailedPrecondition)
 	}
 	return flow.Run(ctx, "start container",
+		flow.Step{Name: "ask plugins", Do: func(ctx context.Context) error {
+			if s.plugins == nil {
+				return nil
+			}
+			err := s.plugins.StartContainer(ctx, s.podOf(rec), nri.Container(rec))
+			if err != nil {
+				s.noteStartFailure(rec.ID, lc, err)
+			}
+			return err
+		}},
 		flow.Step{Name: "start process", Do: func(ctx context.Context) error { return s.startProcess(ctx, rec, lc) }})
 }
 
@@ -94,6 +105,9 @@ func (s *Server) startProcess(ctx context.Context, rec *store.Container, lc *liv
 		s.log.Warn("start of container is not on disk", "container", rec.ID, "error", err)
 	}
 	s.emitContainer(v1.ContainerEventType_CONTAINER_STARTED_EVENT, rec)
+	if s.plugins != nil {
+		s.plugins.Started(ctx, s.podOf(rec), nri.Container(rec))
+	}
 	s.awaitExit(rec.ID, lc)
 	return nil
 }

@@ -5,10 +5,13 @@ import (
 	"fmt"
 
 	"github.com/containerd/errdefs"
+	"github.com/containerd/nri/pkg/api"
 	v1 "k8s.io/cri-api/pkg/apis/runtime/v1"
 
+	"github.com/cricket-cri/cricket/cri/nri"
 	"github.com/cricket-cri/cricket/cri/ops"
 	"github.com/cricket-cri/cricket/cri/store"
+	"github.com/cricket-cri/cricket/runtime"
 )
 
 // UpdateContainerResources changes the limits of a created or running container; fields
@@ -45,7 +48,53 @@ func (s *Server) updateContainer(ctx context.Context, id string, update *v1.Linu
 	if err := allow("update", rec.State()); err != nil {
 		return err
 	}
-	want, err := mergeResources(rec.Resources, update, s.host)
+	wanted, err := s.askUpdate(ctx, rec, update)
+	if err != nil {
+		return err
+	}
+	err = s.setLimits(ctx, id, func(kept *runtime.Resources) (*runtime.Resources, error) {
+		out, err := mergeResources(kept, update, s.host)
+		if err != nil || wanted == nil {
+			return out, err
+		}
+		return s.limitsOf(rec).Overlay(out, wanted)
+	})
+	if err != nil || s.plugins == nil {
+		return err
+	}
+	if rec, err = s.store.Containers.Get(id); err == nil {
+		s.plugins.Updated(ctx, s.podOf(rec), nri.Container(rec))
+	}
+	return nil
+}
+
+// askUpdate asks plugins what an update is to be instead, nil if there is no NRI.
+func (s *Server) askUpdate(ctx context.Context, rec *store.Container, update *v1.LinuxContainerResources) (*api.LinuxResources, error) {
+	if s.plugins == nil {
+		return nil, nil
+	}
+	if _, err := mergeResources(rec.Resources, update, s.host); err != nil {
+		return nil, err // what makes no sense is not asked about
+	}
+	return s.plugins.Update(ctx, s.podOf(rec), nri.Container(rec), nri.Requested(update))
+}
+
+// setLimits changes the limits of a container. It holds a lock of their own and takes no
+// other: plugins change limits of containers while others are made and updated.
+func (s *Server) setLimits(ctx context.Context, id string, change func(kept *runtime.Resources) (*runtime.Resources, error)) error {
+	unlock, err := s.locks.Exclusive(ctx, "limits of "+id)
+	if err != nil {
+		return err
+	}
+	defer unlock()
+	rec, err := s.store.Containers.Get(id)
+	if err != nil {
+		return err
+	}
+	if err := allow("update", rec.State()); err != nil {
+		return err
+	}
+	want, err := change(rec.Resources)
 	if err != nil {
 		return err
 	}

@@ -8,6 +8,7 @@ import (
 
 	v1 "k8s.io/cri-api/pkg/apis/runtime/v1"
 
+	"github.com/cricket-cri/cricket/cri/cdi"
 	"github.com/cricket-cri/cricket/runtime"
 )
 
@@ -65,13 +66,11 @@ func checkContainer(r containerRequest) error {
 		return badField("config.image.image", "is required")
 	case c.GetWindows() != nil:
 		return badField("config.windows", "this is a Linux node")
-	case len(c.GetCDIDevices()) > 0:
-		return notYet("config.CDI_devices")
 	}
 	if err := checkAnnotations("config.annotations", c.GetAnnotations()); err != nil {
 		return err
 	}
-	if err := checkAnnotations("sandbox_config.annotations", r.Sandbox.GetAnnotations()); err != nil {
+	if err := checkPodAnnotations(r.Sandbox.GetAnnotations()); err != nil {
 		return err
 	}
 	if name := c.GetLogPath(); name != "" && !filepath.IsLocal(name) {
@@ -87,12 +86,23 @@ func checkContainer(r containerRequest) error {
 	return checkAllAbsolute(securityField+".readonly_paths", sc.GetReadonlyPaths())
 }
 
-// checkAnnotations refuses those by which other runtimes are told to hand out devices,
-// cache and disk bandwidth: ignoring them would be silent.
+// checkPodAnnotations also refuses to hand out devices to a pod as a whole: it is
+// containers that get them.
+func checkPodAnnotations(annotations map[string]string) error {
+	const field = "sandbox_config.annotations"
+	for key := range annotations {
+		if strings.HasPrefix(key, cdi.AnnotationPrefix) {
+			return notYet(in(field, key))
+		}
+	}
+	return checkAnnotations(field, annotations)
+}
+
+// checkAnnotations refuses those by which other runtimes are told to hand out cache and
+// disk bandwidth: ignoring them would be silent.
 func checkAnnotations(field string, annotations map[string]string) error {
 	for key := range annotations {
 		for _, prefix := range []string{
-			"cdi.k8s.io/",
 			"blockio.resources.beta.kubernetes.io/", "io.kubernetes.cri.blockio-class",
 			"rdt.resources.beta.kubernetes.io/", "io.kubernetes.cri.rdt-class",
 		} {

@@ -204,9 +204,8 @@ func TestConvertContainerRefuses(t *testing.T) {
 
 func TestConvertContainerNotYet(t *testing.T) {
 	for field, change := range map[string]func(*containerRequest){
-		"config.CDI_devices": func(r *containerRequest) { r.Config.CDIDevices = []*v1.CDIDevice{{Name: "x"}} },
-		`config.annotations["cdi.k8s.io/x"]`: func(r *containerRequest) {
-			r.Config.Annotations = map[string]string{"cdi.k8s.io/x": ""}
+		`sandbox_config.annotations["cdi.k8s.io/x"]`: func(r *containerRequest) {
+			r.Sandbox.Annotations = map[string]string{"cdi.k8s.io/x": "vendor.example/net=a"}
 		},
 		`sandbox_config.annotations["rdt.resources.beta.kubernetes.io/pod"]`: func(r *containerRequest) {
 			r.Sandbox.Annotations = map[string]string{"rdt.resources.beta.kubernetes.io/pod": "x"}

@@ -8,6 +8,7 @@ import (
 	"github.com/containerd/errdefs"
 	v1 "k8s.io/cri-api/pkg/apis/runtime/v1"
 
+	"github.com/cricket-cri/cricket/cri/nri"
 	"github.com/cricket-cri/cricket/cri/ops"
 	"github.com/cricket-cri/cricket/cri/store"
 	"github.com/cricket-cri/cricket/runtime/flow"
@@ -65,6 +66,9 @@ func (s *Server) removeSandbox(ctx context.Context, id string) error {
 		return err
 	}
 	s.live.forgetSandbox(id)
+	if s.plugins != nil && rec.Broken == "" {
+		s.plugins.RemovePod(ctx, nri.Pod(rec, ""))
+	}
 	s.ops.Forget(runKey(rec))
 	s.emit(v1.ContainerEventType_CONTAINER_DELETED_EVENT, rec, id)
 	return nil

@@ -9,8 +9,10 @@ import (
 	"time"
 
 	"github.com/containerd/errdefs"
+	"github.com/containerd/nri/pkg/api"
 	v1 "k8s.io/cri-api/pkg/apis/runtime/v1"
 
+	"github.com/cricket-cri/cricket/cri/nri"
 	"github.com/cricket-cri/cricket/cri/ops"
 	"github.com/cricket-cri/cricket/cri/store"
 	"github.com/cricket-cri/cricket/runtime/flow"
@@ -78,6 +80,7 @@ func (s *Server) runSandbox(ctx context.Context, driver sandbox.Driver, cfg sand
 		return err
 	}
 	defer unlock()
+	defer s.plugins.Hold()()
 	var sb sandbox.Sandbox
 	err = flow.Run(ctx, "run pod sandbox",
 		flow.Step{
@@ -90,6 +93,7 @@ func (s *Server) runSandbox(ctx context.Context, driver sandbox.Driver, cfg sand
 			Do:   func(ctx context.Context) (err error) { sb, err = driver.Create(ctx, cfg); return err },
 			Undo: func(ctx context.Context) error { return discard(ctx, sb) },
 		},
+		s.askPlugins(rec, &sb),
 		flow.Step{
 			Name: "record sandbox",
 			Do: func(context.Context) error {
@@ -106,6 +110,31 @@ func (s *Server) runSandbox(ctx context.Context, driver sandbox.Driver, cfg sand
 	s.emit(v1.ContainerEventType_CONTAINER_CREATED_EVENT, rec, rec.ID)
 	s.emit(v1.ContainerEventType_CONTAINER_STARTED_EVENT, rec, rec.ID)
 	return nil
+}
+
+// askPlugins is the step in which plugins may refuse a pod.
+func (s *Server) askPlugins(rec *store.Sandbox, sb *sandbox.Sandbox) flow.Step {
+	pod := func() *api.PodSandbox {
+		ready := *rec
+		noteReady(&ready, *sb)
+		return nri.Pod(&ready, (*sb).Status().NetNS)
+	}
+	return flow.Step{
+		Name: "ask plugins",
+		Do: func(ctx context.Context) error {
+			if s.plugins == nil {
+				return nil
+			}
+			return s.plugins.RunPod(ctx, pod())
+		},
+		Undo: func(ctx context.Context) error {
+			if s.plugins != nil {
+				s.plugins.StopPod(ctx, pod())
+				s.plugins.RemovePod(ctx, pod())
+			}
+			return nil
+		},
+	}
 }
 
 func noteReady(r *store.Sandbox, sb sandbox.Sandbox) {

@@ -50,6 +50,12 @@ func (s *Server) stopSandbox(ctx context.Context, id string) error {
 	}
 	return flow.Run(ctx, "stop pod sandbox",
 		flow.Step{Name: "kill containers", Do: func(ctx context.Context) error { return s.killContainers(ctx, id) }},
+		flow.Step{Name: "tell plugins", Do: func(ctx context.Context) error {
+			if s.plugins != nil {
+				s.plugins.StopPod(ctx, s.podShown(rec))
+			}
+			return nil
+		}},
 		flow.Step{Name: "stop sandbox", Do: sb.Stop},
 		flow.Step{Name: "record stop", Do: func(context.Context) error {
 			s.noteStopped(id, true)

@@ -7,7 +7,9 @@ import (
 	"google.golang.org/protobuf/proto"
 	v1 "k8s.io/cri-api/pkg/apis/runtime/v1"
 
+	"github.com/cricket-cri/cricket/cri/nri"
 	"github.com/cricket-cri/cricket/cri/ops"
+	"github.com/cricket-cri/cricket/cri/store"
 )
 
 // UpdatePodSandboxResources changes the limits of the sandbox as a whole. Limits of the
@@ -39,12 +41,27 @@ func (s *Server) UpdatePodSandboxResources(ctx context.Context, req *v1.UpdatePo
 		if err != nil || want == nil {
 			return struct{}{}, err
 		}
-		return struct{}{}, sb.Update(ctx, want)
+		return struct{}{}, s.updateSandbox(ctx, rec, req, func(ctx context.Context) error { return sb.Update(ctx, want) })
 	})
 	if err != nil {
 		return nil, fmt.Errorf("update pod sandbox: %w", err)
 	}
 	return &v1.UpdatePodSandboxResourcesResponse{}, nil
+}
+
+// updateSandbox lets plugins know before and after an update of a pod's limits.
+func (s *Server) updateSandbox(ctx context.Context, rec *store.Sandbox, req *v1.UpdatePodSandboxResourcesRequest, update func(context.Context) error) error {
+	if s.plugins == nil {
+		return update(ctx)
+	}
+	if err := s.plugins.UpdatePod(ctx, s.podShown(rec), nri.Requested(req.GetOverhead()), nri.Requested(req.GetResources())); err != nil {
+		return err
+	}
+	if err := update(ctx); err != nil {
+		return err
+	}
+	s.plugins.UpdatedPod(ctx, s.podShown(rec))
+	return nil
 }
 
 // lessOverhead reads what the kubelet makes of a pod's limits by taking its overhead from

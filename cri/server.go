@@ -10,7 +10,9 @@ import (
 	"google.golang.org/grpc"
 	v1 "k8s.io/cri-api/pkg/apis/runtime/v1"
 
+	"github.com/cricket-cri/cricket/cri/cdi"
 	"github.com/cricket-cri/cricket/cri/event"
+	"github.com/cricket-cri/cricket/cri/nri"
 	"github.com/cricket-cri/cricket/cri/ops"
 	"github.com/cricket-cri/cricket/cri/stat"
 	"github.com/cricket-cri/cricket/cri/store"
@@ -65,6 +67,12 @@ type Options struct {
 	Network Network
 	Store   *store.Store
 
+	// CDI knows devices by name; nil refuses containers that ask for any.
+	CDI *cdi.Registry
+
+	// NRI says where plugins are; nil switches NRI off.
+	NRI *nri.Options
+
 	// Stats answers figures; nil takes a sampler with the default options.
 	Stats *stat.Sampler
 
@@ -102,7 +110,8 @@ type Server struct {
 	events  *event.Bus
 	streams Streams // set once, before serving
 	work    *work
-	host    hostFacts // without the features of a handler
+	plugins *nri.Plugins // nil if switched off
+	host    hostFacts    // without the features of a handler
 	log     *slog.Logger
 }
 
@@ -129,6 +138,11 @@ func New(o Options) (*Server, error) {
 		work:   newWork(),
 		log:    o.Log,
 	}
+	if o.NRI != nil {
+		if s.plugins, err = nri.Open(*o.NRI, view{s}); err != nil {
+			return nil, err
+		}
+	}
 	s.work.start(func(ctx context.Context) { s.opts.Stats.Run(ctx, s.sampled) })
 	return s, nil
 }
@@ -153,5 +167,6 @@ func (s *Server) Close(ctx context.Context) error {
 	s.EndEvents()
 	err := s.ops.Drain(ctx)
 	s.work.stop()
+	s.plugins.Stop()
 	return err
 }

@@ -11,7 +11,9 @@ import (
 	"time"
 
 	"github.com/cricket-cri/cricket/cri"
+	"github.com/cricket-cri/cricket/cri/cdi"
 	"github.com/cricket-cri/cricket/cri/config"
+	"github.com/cricket-cri/cricket/cri/nri"
 	"github.com/cricket-cri/cricket/cri/stat"
 	"github.com/cricket-cri/cricket/cri/store"
 	"github.com/cricket-cri/cricket/cri/stream"
@@ -55,6 +57,9 @@ func run(ctx context.Context, c config.Config, log *slog.Logger) error {
 		return err
 	}
 	d.server.Recover(ctx)
+	if err := d.server.StartPlugins(); err != nil {
+		return errors.Join(fmt.Errorf("%w; see [nri] in the configuration", err), d.close())
+	}
 	err = d.serve(ctx, c)
 	return errors.Join(err, d.close())
 }
@@ -119,8 +124,12 @@ func assemble(ctx context.Context, c config.Config, keep *keeper, log *slog.Logg
 	if err != nil {
 		return nil, fmt.Errorf("open records: %w; see that --root and --state can be written", err)
 	}
+	devices, err := openCDI(c.CDI)
+	if err != nil {
+		return nil, errors.Join(err, machines.close())
+	}
 	d, err := connect(c, cri.Options{
-		Drivers: drivers, DefaultHandler: def, Images: images, Layers: layers, Network: network, Store: records,
+		Drivers: drivers, DefaultHandler: def, Images: images, Layers: layers, Network: network, Store: records, CDI: devices, NRI: nriOptions(c.NRI, log),
 		Stats:    stat.New(stat.Options{MaxAge: c.Stats.MaxAge.Duration, DiskInterval: c.Stats.DiskInterval.Duration}),
 		ImageDir: filepath.Join(c.Root, "layers"), Version: version, Boot: boot, SystemdCgroup: systemd,
 		Info: func() map[string]string { return machines.info(info(c)) }, Conditions: machines.conditions, Log: log,
@@ -131,6 +140,29 @@ func assemble(ctx context.Context, c config.Config, keep *keeper, log *slog.Logg
 	d.machines = machines
 	machines.measure(d.metrics)
 	return d, nil
+}
+
+// openCDI is nil if CDI is switched off.
+func openCDI(c config.CDI) (*cdi.Registry, error) {
+	if !c.Enabled {
+		return nil, nil
+	}
+	return cdi.Open(c.SpecDirs)
+}
+
+// nriOptions is nil if NRI is switched off.
+func nriOptions(c config.NRI, log *slog.Logger) *nri.Options {
+	if !c.Enabled {
+		return nil
+	}
+	o := &nri.Options{
+		Version: version, Socket: c.Socket, PluginDir: c.PluginDir, ConfigDir: c.PluginConfigDir,
+		RegistrationTimeout: c.RegistrationTimeout.Duration, RequestTimeout: c.RequestTimeout.Duration, Log: log,
+	}
+	if c.DisableConnections {
+		o.Socket = ""
+	}
+	return o
 }
 
 // stall is how long a pull may receive nothing: the configuration's 0 means for ever.

@@ -34,6 +34,8 @@ type Config struct {
 	Images         Images             `toml:"images"`
 	VM             VM                 `toml:"vm"`
 	Network        Network            `toml:"network"`
+	CDI            CDI                `toml:"cdi"`
+	NRI            NRI                `toml:"nri"`
 	Stream         Stream             `toml:"stream"`
 	Metrics        Metrics            `toml:"metrics"`
 	Stats          Stats              `toml:"stats"`
@@ -127,6 +129,23 @@ const (
 type Network struct {
 	ConfDir string   `toml:"conf_dir"`
 	BinDirs []string `toml:"bin_dirs"`
+}
+
+// CDI says where devices are described.
+type CDI struct {
+	Enabled  bool     `toml:"enabled"`
+	SpecDirs []string `toml:"spec_dirs"`
+}
+
+// NRI says which plugins see and change containers.
+type NRI struct {
+	Enabled             bool     `toml:"enabled"`
+	Socket              string   `toml:"socket"`
+	DisableConnections  bool     `toml:"disable_connections"`
+	PluginDir           string   `toml:"plugin_dir"`
+	PluginConfigDir     string   `toml:"plugin_config_dir"`
+	RegistrationTimeout Duration `toml:"registration_timeout"`
+	RequestTimeout      Duration `toml:"request_timeout"`
 }
 
 // Stream configures the server of exec, attach and port-forward.

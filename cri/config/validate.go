@@ -27,6 +27,14 @@ func (k *checker) absolute(key, path string) {
 	}
 }
 
+// socket also minds the room in a sockaddr_un (unix(7)).
+func (k *checker) socket(key, path string) {
+	k.absolute(key, path)
+	if len(path) > 107 {
+		k.bad(key, "the path has %d bytes; the kernel allows 107", len(path))
+	}
+}
+
 func (k *checker) oneOf(key, value string, allowed ...string) {
 	if !slices.Contains(allowed, value) {
 		k.bad(key, "%q is not known; allowed: %s", value, strings.Join(allowed, ", "))
@@ -48,15 +56,12 @@ func (k *checker) duration(key string, value Duration, low, high time.Duration) 
 // Validate lists every mistake in the values, without lines.
 func (c *Config) Validate() []Problem {
 	k := &checker{}
-	k.absolute("socket", c.Socket)
 	k.absolute("root", c.Root)
 	k.absolute("state", c.State)
 	if inside(c.Root, c.State) || inside(c.State, c.Root) {
 		k.bad("state", "the state directory %s and the root directory %s must not contain each other", c.State, c.Root)
 	}
-	if len(c.Socket) > 107 {
-		k.bad("socket", "the path has %d bytes; the kernel allows 107", len(c.Socket))
-	}
+	k.socket("socket", c.Socket)
 	k.oneOf("log_level", c.LogLevel, "debug", "info", "warn", "error")
 	k.oneOf("cgroup.driver", c.Cgroup.Driver, DriverAuto, DriverCgroupfs, DriverSystemd)
 	c.checkRuntimes(k)
@@ -65,6 +70,10 @@ func (c *Config) Validate() []Problem {
 	c.VM.check(k)
 	c.checkNetwork(k)
 	c.checkAddresses(k)
+	for _, dir := range c.CDI.SpecDirs {
+		k.absolute("cdi.spec_dirs", dir)
+	}
+	c.NRI.check(k)
 	k.duration("stream.idle_timeout", c.Stream.IdleTimeout, time.Second, 24*time.Hour)
 	k.duration("stream.creation_timeout", c.Stream.CreationTimeout, time.Second, 10*time.Minute)
 	k.duration("stats.max_age", c.Stats.MaxAge, 100*time.Millisecond, time.Minute)
@@ -156,6 +165,14 @@ func (c *Config) checkAddresses(k *checker) {
 	if c.Metrics.Address != "" {
 		k.address("metrics.address", c.Metrics.Address)
 	}
+}
+
+func (c *NRI) check(k *checker) {
+	k.socket("nri.socket", c.Socket)
+	k.absolute("nri.plugin_dir", c.PluginDir)
+	k.absolute("nri.plugin_config_dir", c.PluginConfigDir)
+	k.duration("nri.registration_timeout", c.RegistrationTimeout, 100*time.Millisecond, time.Minute)
+	k.duration("nri.request_timeout", c.RequestTimeout, 100*time.Millisecond, time.Minute)
 }
 
 func (k *checker) address(key, address string) (host string, ok bool) {

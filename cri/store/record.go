@@ -97,6 +97,9 @@ type Container struct {
 	StopSignal unix.Signal `json:"stopSignal"`
 	// User is what the container's first process runs as.
 	User specs.User `json:"user"`
+	// Shown is what NRI plugins see of the container beside this record (nri.Keep);
+	// empty if it was made without NRI.
+	Shown []byte `json:"shown,omitempty"`
 
 	CreatedAt time.Time `json:"createdAt"`
 	// MadeAt is zero for an intent.

@@ -12,7 +12,11 @@ import (
 	"github.com/cricket-cri/cricket/test/images"
 )
 
-func TestMain(m *testing.M) { Main(m) }
+func TestMain(m *testing.M) {
+	if !runAsPlugin() {
+		Main(m)
+	}
+}
 
 // TestPodLife is one busybox pod from pull to removal.
 func TestPodLife(t *testing.T) {

@@ -27,7 +27,8 @@ func (h vmHandler) RunPodSandbox(ctx context.Context, r *cri.RunPodSandboxReques
 
 // startVirtual starts a node whose pods are virtual machines by their handler while its
 // default is another. No machines are kept ready; the template is made.
-func startVirtual(t *testing.T) *Node {
+// Files that are named are taken up into its configuration.
+func startVirtual(t *testing.T, files ...string) *Node {
 	t.Helper()
 	if InVMs() {
 		t.Skip("pods are virtual machines by default here: the other tests of machines say it all")
@@ -38,6 +39,13 @@ func startVirtual(t *testing.T) *Node {
 	}
 	file := filepath.Join(t.TempDir(), "vm.toml")
 	text := fmt.Sprintf("[vm]\nimage = %q\nkernel = %q\npool = 0\n", guest, os.Getenv(kernelEnv))
+	for _, f := range files {
+		more, err := os.ReadFile(f)
+		if err != nil {
+			t.Fatal(err)
+		}
+		text += string(more)
+	}
 	if err := os.WriteFile(file, []byte(text), 0o644); err != nil {
 		t.Fatal(err)
 	}
