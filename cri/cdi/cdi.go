@@ -100,7 +100,7 @@ func (r *Registry) Inject(s *specs.Spec, devices []string) error {
 
 // nameMappings spells out what the options "idmap" and "ridmap" mean, by which CDI asks for
 // mounts with the ids of the container's user namespace: crun 1.8 fails at them ("File
-// exists") in a namespace that it joins.
+// exists") in a namespace that it joins, and at mappings of a mount without a type.
 func nameMappings(s *specs.Spec) {
 	asks := func(option string) bool { return option == "idmap" || option == "ridmap" }
 	for i := range s.Mounts {
@@ -109,6 +109,7 @@ func nameMappings(s *specs.Spec) {
 			continue
 		}
 		m.Options = slices.DeleteFunc(slices.Clone(m.Options), asks)
+		m.Type = "bind"
 		m.UIDMappings, m.GIDMappings = slices.Clone(s.Linux.UIDMappings), slices.Clone(s.Linux.GIDMappings)
 	}
 }

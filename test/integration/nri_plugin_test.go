@@ -163,7 +163,11 @@ func (p *nriPlugin) connect(t *testing.T, n *Node, socket string) {
 	case <-time.After(30 * time.Second):
 		t.Fatal("the plugin is not told of what there is")
 	}
-	// It is registered a moment later.
+	// It is registered a moment later. Any pod will do.
+	if h, ok := n.Runtime.(vmHandler); ok {
+		n = n.For(t)
+		n.Runtime = h.RuntimeServiceClient
+	}
 	Within(t, 30*time.Second, "the plugin is told of a pod", func() bool {
 		pod := n.RunPod(n.PodConfig())
 		n.removePod(t, pod)
