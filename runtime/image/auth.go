@@ -38,7 +38,7 @@ func (a *Auth) key() string {
 // basic returns user name and password; a token alone stands where the password is.
 func (a *Auth) basic() (username, secret string, err error) {
 	switch {
-	case a.Username != "":
+	case a.Username != "" && (a.Password != "" || a.IdentityToken == ""):
 		return a.Username, a.Password, nil
 	case a.IdentityToken != "":
 		return "", a.IdentityToken, nil
@@ -56,44 +56,94 @@ func (a *Auth) basic() (username, secret string, err error) {
 	return user, strings.TrimRight(password, "\x00"), nil
 }
 
-// credentials decides which hosts see a credential: the one its ServerAddress names, or
-// else the endpoints that the operator's configuration lists for the registry. A host
-// that a registry merely redirects to never does.
+// credentials decides which hosts see which credential. Only endpoints that the
+// operator's configuration lists for the registry see one, never a host that a registry
+// merely redirects to. What the pull brought comes first, on the host that its
+// ServerAddress names or on all of them, then the auth file's entry for the host.
 type credentials struct {
 	auth *Auth
+	file authFile
 
 	mu        sync.Mutex
-	endpoints map[string]bool
+	endpoints map[string]string // host to scheme
+	filed     map[string]*Auth  // by host; nil where the file has none
+	bearers   map[string]bool   // hosts that have asked for the file's registry token
 }
 
 // admit adds an endpoint of the registry.
-func (c *credentials) admit(host string) {
+func (c *credentials) admit(scheme, host string) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if c.endpoints == nil {
-		c.endpoints = map[string]bool{}
+		c.endpoints, c.filed, c.bearers = map[string]string{}, map[string]*Auth{}, map[string]bool{}
 	}
-	c.endpoints[host] = true
+	c.endpoints[host] = scheme
 }
 
-func (c *credentials) covers(host string) bool {
-	if c.auth == nil {
-		return false
-	}
+// admitted says whether a URL leads to an endpoint, and not in the clear where the
+// configuration wants it encrypted. On loopback there is nobody to overhear.
+func (c *credentials) admitted(scheme, host string) bool {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if !c.endpoints[host] {
-		return false
-	}
-	return c.auth.ServerAddress == "" || serverHost(c.auth.ServerAddress) == serverHost(host)
+	want, ok := c.endpoints[host]
+	return ok && (scheme == want || scheme == "https" || docker.IsLocalhost(host))
 }
 
-// forHost has the form that containerd's authorizer asks for.
-func (c *credentials) forHost(host string) (username, secret string, err error) {
-	if !c.covers(host) {
-		return "", "", nil
+// brought says whether the pull's own credential is for the host.
+func (c *credentials) brought(host string) bool {
+	return c.auth != nil && (c.auth.ServerAddress == "" || serverHost(c.auth.ServerAddress) == serverHost(host))
+}
+
+// find returns the credential for a host, or nil.
+func (c *credentials) find(host string) (*Auth, error) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if _, ok := c.endpoints[host]; !ok {
+		return nil, nil
 	}
-	return c.auth.basic()
+	if c.brought(host) {
+		return c.auth, nil
+	}
+	if a, ok := c.filed[host]; ok {
+		return a, nil
+	}
+	a, err := c.file.find(host)
+	if err == nil {
+		c.filed[host] = a
+	}
+	return a, err
+}
+
+// forHost has the form that containerd's authorizer asks for, when a host wants one.
+func (c *credentials) forHost(host string) (username, secret string, err error) {
+	a, err := c.find(host)
+	if a == nil || err != nil {
+		return "", "", err
+	}
+	return a.basic()
+}
+
+// token is the registry token to send to a host, if there is one. The pull's own is
+// sent at once, the file's to hosts that have asked.
+func (c *credentials) token(host string) string {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if _, ok := c.endpoints[host]; !ok {
+		return ""
+	}
+	if c.brought(host) {
+		return c.auth.RegistryToken
+	}
+	if c.bearers[host] {
+		return c.filed[host].RegistryToken
+	}
+	return ""
+}
+
+func (c *credentials) useToken(host string) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.bearers[host] = true
 }
 
 // serverHost reduces a server address, which may be a URL, to host and port. The names
@@ -110,16 +160,32 @@ func serverHost(address string) string {
 	return host
 }
 
-// bearer sends a token that the caller brought, to the hosts it covers.
-type bearer struct{ creds *credentials }
-
-func (b bearer) Authorize(_ context.Context, req *http.Request) error {
-	if b.creds.covers(req.URL.Host) {
-		req.Header.Set("Authorization", "Bearer "+b.creds.auth.RegistryToken)
-	}
-	return nil
+// authorizer is containerd's, which does not know registry tokens, and those.
+type authorizer struct {
+	docker.Authorizer
+	creds *credentials
 }
 
-func (b bearer) AddResponses(context.Context, []*http.Response) error {
-	return fmt.Errorf("registry token refused: %w", docker.ErrInvalidAuthorization)
+func (a authorizer) Authorize(ctx context.Context, req *http.Request) error {
+	if token := a.creds.token(req.URL.Host); token != "" {
+		req.Header.Set("Authorization", "Bearer "+token)
+		return nil
+	}
+	return a.Authorizer.Authorize(ctx, req)
+}
+
+func (a authorizer) AddResponses(ctx context.Context, responses []*http.Response) error {
+	host := responses[len(responses)-1].Request.URL.Host
+	if a.creds.token(host) != "" {
+		return fmt.Errorf("registry token refused: %w", docker.ErrInvalidAuthorization)
+	}
+	auth, err := a.creds.find(host)
+	if err != nil {
+		return err
+	}
+	if auth != nil && auth.RegistryToken != "" {
+		a.creds.useToken(host)
+		return nil
+	}
+	return a.Authorizer.AddResponses(ctx, responses)
 }

@@ -107,6 +107,7 @@ func TestBearerAuth(t *testing.T) {
 	for name, auth := range map[string]*Auth{
 		"name and password": {Username: "me", Password: "secret"},
 		"identity token":    {IdentityToken: "identity"},
+		"name, but a token": {Username: "00000000-0000-0000-0000-000000000000", IdentityToken: "identity"},
 		"registry token":    {RegistryToken: "T"},
 	} {
 		if _, err := k.Pull(t.Context(), ref, auth); err != nil {
@@ -116,7 +117,7 @@ func TestBearerAuth(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	if n := tokens.Load(); n != 2 {
+	if n := tokens.Load(); n != 3 {
 		t.Errorf("%d tokens were asked for, want one for each pull that needs one", n)
 	}
 }

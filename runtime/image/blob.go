@@ -3,7 +3,6 @@ package image
 import (
 	"bufio"
 	"bytes"
-	"context"
 	_ "crypto/sha512" // go-digest uses the hashes that are linked in
 	"errors"
 	"fmt"
@@ -22,6 +21,25 @@ func checkDigest(d digest.Digest) error {
 		return fmt.Errorf("check digest %q: %w: %w", d, errdefs.ErrFailedPrecondition, err)
 	}
 	return nil
+}
+
+// untrueError says that a blob is not what its descriptor says. Another endpoint may have
+// the true one.
+type untrueError struct {
+	blob digest.Digest
+	text string
+}
+
+func (e *untrueError) Error() string { return fmt.Sprintf("check blob %s: %s", e.blob, e.text) }
+func (*untrueError) Unwrap() error   { return errdefs.ErrFailedPrecondition }
+
+func untrue(err error) bool {
+	_, ok := errors.AsType[*untrueError](err)
+	return ok
+}
+
+func (v *verifier) untrue(format string, args ...any) error {
+	return &untrueError{v.want.Digest, fmt.Sprintf(format, args...)}
 }
 
 // verifier passes a blob through and answers with an error instead of the end if size or
@@ -47,70 +65,15 @@ func (v *verifier) Read(p []byte) (int, error) {
 	v.left -= int64(n)
 	switch {
 	case v.left < 0:
-		v.err = fmt.Errorf("check blob %s: %w: longer than %d bytes", v.want.Digest, errdefs.ErrFailedPrecondition, v.want.Size)
+		v.err = v.untrue("longer than %d bytes", v.want.Size)
 	case errors.Is(err, io.EOF) && v.left > 0:
-		v.err = fmt.Errorf("check blob %s: %w: ends %d bytes early", v.want.Digest, errdefs.ErrFailedPrecondition, v.left)
+		v.err = v.untrue("ends %d bytes early", v.left)
 	case errors.Is(err, io.EOF) && !v.hash.Verified():
-		v.err = fmt.Errorf("check blob %s: %w: content has another digest", v.want.Digest, errdefs.ErrFailedPrecondition)
+		v.err = v.untrue("content has another digest")
 	default:
 		v.err = err
 	}
 	return n, v.err
-}
-
-// stream reads a blob and takes the connection up again, at the byte where it broke, a
-// bounded number of times.
-type stream struct {
-	ctx  context.Context
-	reg  *registry
-	desc ocispec.Descriptor
-
-	rc     io.ReadCloser
-	offset int64
-	broken int
-}
-
-func (s *stream) Read(p []byte) (int, error) {
-	for {
-		n, err := s.read(p)
-		s.offset += int64(n)
-		if errors.Is(err, io.EOF) && s.offset < s.desc.Size {
-			err = io.ErrUnexpectedEOF
-		}
-		if err == nil || errors.Is(err, io.EOF) || !transient(err) {
-			return n, err
-		}
-		s.close()
-		s.broken++
-		if s.broken >= attempts {
-			return n, fmt.Errorf("read blob, attempt %d: %w", s.broken, err)
-		}
-		s.reg.log.Debug("layer is taken up again", "image", s.reg.full, "digest", s.desc.Digest, "offset", s.offset, "error", err)
-		if waitErr := pause(s.ctx, s.reg.backoff<<s.broken); waitErr != nil {
-			return n, errors.Join(waitErr, err)
-		}
-		if n > 0 {
-			return n, nil
-		}
-	}
-}
-
-func (s *stream) read(p []byte) (int, error) {
-	if s.rc == nil {
-		rc, err := s.reg.fetch(s.ctx, s.desc, s.offset)
-		if err != nil {
-			return 0, err
-		}
-		s.rc = rc
-	}
-	return s.rc.Read(p)
-}
-
-func (s *stream) close() {
-	if s.rc != nil {
-		s.rc.Close()
-		s.rc = nil
-	}
 }
 
 // maxWindow is the memory one zstd layer may ask for: what `zstd --long` needs.

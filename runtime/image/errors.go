@@ -91,6 +91,12 @@ func transient(err error) bool {
 	if s, ok := errors.AsType[remote.ErrUnexpectedStatus](err); ok {
 		return errors.Is(statusKind(s.StatusCode), errdefs.ErrUnavailable)
 	}
+	if _, ok := errors.AsType[*limitedError](err); ok || errors.Is(err, errBadRange) {
+		return true
+	}
+	if f, ok := errors.AsType[*failure](err); ok {
+		err = f.err
+	}
 	if dns, ok := errors.AsType[*net.DNSError](err); ok && dns.IsNotFound {
 		return false
 	}
@@ -103,6 +109,19 @@ func transient(err error) bool {
 		}
 	}
 	return false
+}
+
+// silent says whether an error took long: that of a host that is asked and says nothing.
+func silent(err error) bool {
+	if _, ok := errors.AsType[*stalledError](err); ok {
+		return true
+	}
+	f, ok := errors.AsType[*failure](err)
+	if !ok {
+		return false
+	}
+	netErr, ok := errors.AsType[net.Error](f.err)
+	return ok && netErr.Timeout()
 }
 
 // recovered turns a panic into an error. Those who read what registries send run in

@@ -1,6 +1,7 @@
 package image
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"fmt"
@@ -47,6 +48,7 @@ type document struct {
 	Config    *ocispec.Descriptor  `json:"config"`
 	Layers    []ocispec.Descriptor `json:"layers"`
 	FSLayers  json.RawMessage      `json:"fsLayers"`
+	Artifact  string               `json:"artifactType"`
 }
 
 // readSource follows a descriptor through indexes to the manifest for this platform, and
@@ -61,6 +63,9 @@ func readSource(ctx context.Context, reg *registry, target ocispec.Descriptor, p
 		}
 		src.size += uint64(desc.Size)
 		if doc.Config != nil {
+			if err := doc.checkImage(); err != nil {
+				return src, err
+			}
 			src.layers, src.manifest = doc.Layers, desc.Digest
 			return src, src.readConfig(ctx, reg, *doc.Config, platform)
 		}
@@ -143,12 +148,18 @@ func choose(list []ocispec.Descriptor, platform platforms.MatchComparer) (ocispe
 	return ocispec.Descriptor{}, fmt.Errorf("%w: no image for platform %s in it", errdefs.ErrNotFound, platforms.Format(platforms.DefaultSpec()))
 }
 
-func (s *source) readConfig(ctx context.Context, reg *registry, desc ocispec.Descriptor, platform platforms.MatchComparer) error {
-	switch desc.MediaType {
+// checkImage refuses artifacts (OCI image specification 1.1, "Guidelines for Artifact
+// Usage"): what their layers are as files, the specification leaves to each kind of them.
+func (d document) checkImage() error {
+	switch d.Config.MediaType {
 	case ocispec.MediaTypeImageConfig, dockerConfig, "application/octet-stream":
-	default:
-		return fmt.Errorf("read config: %w: not a container image but an artifact (config of type %q)", errdefs.ErrFailedPrecondition, desc.MediaType)
+		return nil
 	}
+	return fmt.Errorf("%w: not a container image but an OCI artifact of type %q, which can neither be run nor mounted as a volume: an image with the same files can",
+		errdefs.ErrNotImplemented, cmp.Or(d.Artifact, d.Config.MediaType))
+}
+
+func (s *source) readConfig(ctx context.Context, reg *registry, desc ocispec.Descriptor, platform platforms.MatchComparer) error {
 	if desc.Digest.Validate() == nil && desc.Digest.Algorithm() != digest.SHA256 {
 		return fmt.Errorf("read config: %w: digest %s is not sha256", errdefs.ErrFailedPrecondition, desc.Digest)
 	}

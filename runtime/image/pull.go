@@ -3,7 +3,6 @@ package image
 import (
 	"context"
 	"fmt"
-	"io"
 	"maps"
 	"slices"
 	"time"
@@ -55,28 +54,32 @@ func ForNamespace(namespace string) PullOption {
 
 // pull is one pull, whoever waits for it.
 type pull struct {
-	store  *Store
-	reg    *registry
-	name   name
-	target ocispec.Descriptor
-	source source
-	signed []signed
-	image  Image
+	store    *Store
+	reg      *registry
+	transfer *transfer
+	name     name
+	target   ocispec.Descriptor
+	source   source
+	signed   []signed
+	image    Image
 
 	namespace string // of the pod that the image is for; empty for none
 }
 
-func (p *pull) run(ctx context.Context, auth *Auth) (Image, error) {
+func (p *pull) run(ctx context.Context, auth *Auth) (img Image, err error) {
 	s := p.store
-	ctx, cancel := context.WithCancelCause(withLog(ctx, s.opts.Log))
-	var moved progress
-	watched := make(chan struct{})
-	go func() { defer close(watched); moved.watch(ctx, s.opts.Stall, cancel) }()
-	defer func() { cancel(nil); <-watched }()
-
-	p.reg = s.registry(ctx, p.name, auth, &moved)
-	defer p.reg.close()
-	err := flow.Run(ctx, "pull image",
+	ctx, cancel := context.WithCancel(withLog(ctx, s.opts.Log))
+	p.reg, p.transfer = s.registry(ctx, p.name, auth), s.begin(p.name.full)
+	reported := make(chan struct{})
+	go func() { defer close(reported); p.report(ctx) }()
+	defer func() {
+		cancel()
+		<-reported
+		p.reg.close()
+		s.end(p.transfer)
+		s.counts.end(err)
+	}()
+	err = flow.Run(ctx, "pull image",
 		flow.Step{Name: "resolve reference", Do: p.resolve},
 		flow.Step{Name: "read manifest", Do: p.read},
 		flow.Step{Name: "check signatures", Do: p.verify},
@@ -85,9 +88,6 @@ func (p *pull) run(ctx context.Context, auth *Auth) (Image, error) {
 		flow.Step{Name: "write record", Do: p.record}, // from here on the image is whole
 	)
 	if err != nil {
-		if cause := context.Cause(ctx); errdefs.IsUnavailable(cause) { // stalled
-			err = fmt.Errorf("%w (%s)", cause, err.Error()) // not wrapped: nobody cancelled
-		}
 		return Image{}, redacted{classify(err)}
 	}
 	s.holds.unpin(p.source.image.RootFS.DiffIDs)
@@ -104,14 +104,25 @@ func (p *pull) resolve(ctx context.Context) (err error) {
 
 // read learns what the image consists of. The registry has told the digest; a record
 // that came from the same digest tells the rest without asking again.
+//
+// An endpoint that tells a digest or size of what it does not serve is passed over, and
+// the reference resolved again.
 func (p *pull) read(ctx context.Context) (err error) {
 	known, ok := p.store.byTarget(p.target.Digest)
 	if ok && !p.store.opts.Trust.Enabled() { // what was signed may be the manifest, which records do not name
 		p.source = known
 		return nil
 	}
-	p.source, err = readSource(ctx, p.reg, p.target, p.store.platform)
-	return err
+	for {
+		shunned := p.reg.shunnedCount()
+		p.source, err = readSource(ctx, p.reg, p.target, p.store.platform)
+		if err == nil || p.reg.shunnedCount() == shunned {
+			return err
+		}
+		if err := p.resolve(ctx); err != nil {
+			return err
+		}
+	}
 }
 
 // byTarget finds the image that a manifest or index digest led to, in whatever
@@ -160,10 +171,15 @@ func (p *pull) fetch(ctx context.Context) error {
 			continue
 		}
 		done[id] = true
+		desc, in := p.source.layers[i], &incoming{}
+		if !p.store.opts.Layers.Has(id) { // it may be removed yet, or come from another pull
+			in = p.transfer.expect(desc.Size)
+		}
 		group.Go(func() error {
-			if err := p.layer(ctx, id, p.source.layers[i]); err != nil {
+			if err := p.layer(ctx, id, desc, &in.arrive); err != nil {
 				return fmt.Errorf("layer %d: %w", i+1, err)
 			}
+			in.done.Store(true)
 			return nil
 		})
 	}
@@ -172,34 +188,6 @@ func (p *pull) fetch(ctx context.Context) error {
 
 func (p *pull) missing() bool {
 	return slices.ContainsFunc(p.source.image.RootFS.DiffIDs, func(id digest.Digest) bool { return !p.store.opts.Layers.Has(id) })
-}
-
-// layer brings in one layer in one pass: fetched, checked, inflated, kept.
-func (p *pull) layer(ctx context.Context, id digest.Digest, desc ocispec.Descriptor) (err error) {
-	defer recovered(&err)
-	give, err := p.store.holds.take(ctx, id)
-	if err != nil {
-		return err
-	}
-	defer give()
-	if p.store.opts.Layers.Has(id) {
-		return nil
-	}
-	blob := &stream{ctx: ctx, reg: p.reg, desc: desc}
-	defer blob.close()
-	checked := newVerifier(blob, desc)
-	tar, err := inflate(checked)
-	if err != nil {
-		return fmt.Errorf("inflate %s: %w", desc.Digest, checked.reason(err))
-	}
-	defer tar.Close()
-	if err := p.store.opts.Layers.Ingest(ctx, id, &inflated{tar, checked, p.store.opts.MaxLayer}); err != nil {
-		return fmt.Errorf("ingest %s: %w", desc.Digest, err)
-	}
-	if _, err := io.Copy(io.Discard, checked); err != nil { // what lies behind the compressed data
-		return err
-	}
-	return nil
 }
 
 // record writes down that the image is whole, and what it is called.

@@ -4,81 +4,102 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io"
 	"log/slog"
 	"net/http"
 	"os"
 	"path/filepath"
+	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/containerd/containerd/v2/core/remotes"
 	"github.com/containerd/containerd/v2/core/remotes/docker"
 	"github.com/containerd/containerd/v2/core/remotes/docker/config"
 	"github.com/containerd/errdefs"
-	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 	"github.com/pelletier/go-toml/v2"
 )
 
-// registry speaks for one pull with the endpoints of one registry. Connections, tokens
-// and the operator's configuration live as long as the pull.
+// registry speaks for one pull with the endpoints of one registry: its mirrors and
+// itself. Connections, tokens, the operator's configuration and what was learned of the
+// endpoints live as long as the pull.
 type registry struct {
-	resolver remotes.Resolver
-	full     string
-	creds    *credentials
-	progress *progress
-	backoff  time.Duration
-	log      *slog.Logger
+	full      string // the image's name
+	host      string // the registry's, as the name has it
+	agent     string
+	stall     time.Duration
+	backoff   time.Duration
+	creds     *credentials
+	counts    *counters
+	log       *slog.Logger
+	configure docker.RegistryHosts
+	// barren is for how long requests got nothing, in nanoseconds; an answer resets it.
+	barren atomic.Int64
 
-	mu    sync.Mutex
-	hosts map[string][]docker.RegistryHost
-	idle  []*http.Transport
+	mu        sync.Mutex
+	known     []endpoint // asked of the configuration once
+	shunned   map[string]bool
+	whole     bool                 // blobs are asked for from their begin on, not from the middle
+	notBefore map[string]time.Time // when a host wants to be asked again
+	private   map[string]bool      // headers from hosts.toml, in canonical form
+	idle      []*http.Transport
 }
 
-func (s *Store) registry(ctx context.Context, n name, auth *Auth, p *progress) *registry {
+// endpoint is one way to the registry. Its key is unique among them.
+type endpoint struct {
+	docker.RegistryHost
+	key string
+}
+
+func (s *Store) registry(ctx context.Context, n name, auth *Auth) *registry {
+	host, _, _ := strings.Cut(n.repo, "/")
 	r := &registry{
-		full: n.full, progress: p, backoff: s.opts.Backoff, log: s.opts.Log,
-		creds: &credentials{auth: auth}, hosts: map[string][]docker.RegistryHost{},
+		full: n.full, host: host, agent: s.opts.UserAgent, stall: s.opts.Stall, backoff: s.opts.Backoff,
+		creds:  &credentials{auth: auth, file: authFile{ctx: ctx, path: s.opts.AuthFile}},
+		counts: &s.counts, log: s.opts.Log,
+		shunned: map[string]bool{}, notBefore: map[string]time.Time{}, private: map[string]bool{},
 	}
-	configure := config.ConfigureHosts(ctx, config.HostOptions{
+	r.configure = config.ConfigureHosts(ctx, config.HostOptions{
 		HostDir:      hostDir(s.opts.HostsDir),
 		Credentials:  r.creds.forHost,
-		UpdateClient: r.count,
-	})
-	r.resolver = docker.NewResolver(docker.ResolverOptions{
-		Hosts:   func(host string) ([]docker.RegistryHost, error) { return r.endpoints(host, configure) },
-		Headers: http.Header{"User-Agent": {s.opts.UserAgent}},
+		UpdateClient: r.adopt,
 	})
 	return r
 }
 
-// endpoints asks the configuration once per pull, so that one authorizer keeps its
-// tokens and one transport its connections.
-func (r *registry) endpoints(host string, configure docker.RegistryHosts) ([]docker.RegistryHost, error) {
+// endpoints asks the configuration once, so that one authorizer keeps its tokens and one
+// transport its connections.
+func (r *registry) endpoints() ([]endpoint, error) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	if known, ok := r.hosts[host]; ok {
-		return known, nil
+	if r.known != nil {
+		return r.known, nil
 	}
-	hosts, err := configure(host)
+	hosts, err := r.configure(r.host)
 	if err != nil {
-		return nil, fmt.Errorf("read configuration of registry %s: %w: %w", host, errdefs.ErrFailedPrecondition, err)
+		return nil, fmt.Errorf("read configuration of registry %s: %w: %w", r.host, errdefs.ErrFailedPrecondition, err)
 	}
-	for i := range hosts {
-		r.creds.admit(hosts[i].Host)
-		if r.creds.auth != nil && r.creds.auth.RegistryToken != "" {
-			hosts[i].Authorizer = bearer{r.creds}
+	for _, h := range hosts {
+		r.creds.admit(h.Scheme, h.Host)
+		for name := range h.Header {
+			r.private[http.CanonicalHeaderKey(name)] = true
 		}
+		h.Authorizer = authorizer{h.Authorizer, r.creds}
+		r.known = append(r.known, endpoint{h, h.Scheme + "://" + h.Host + h.Path})
 	}
-	r.hosts[host] = hosts
-	return hosts, nil
+	return r.known, nil
 }
 
-// count puts our transport around containerd's. It is called while r.mu is held.
-func (r *registry) count(client *http.Client) error {
+// adopt puts our transport around containerd's. It is called while r.mu is held.
+//
+// HTTP/2 is switched off in transports with a TLS configuration of their own unless
+// asked for, and how long a registry may think is for the watch to say.
+func (r *registry) adopt(client *http.Client) error {
 	if base, ok := client.Transport.(*http.Transport); ok {
+		base.ForceAttemptHTTP2 = true
+		base.ResponseHeaderTimeout = 0
 		r.idle = append(r.idle, base)
-		client.Transport = transport{base, r.progress}
+		client.Transport = transport{base, r}
 	}
 	return nil
 }
@@ -91,94 +112,65 @@ func (r *registry) close() {
 	}
 }
 
-// resolve asks what the reference leads to.
-func (r *registry) resolve(ctx context.Context) (ocispec.Descriptor, error) {
-	return r.find(ctx, r.full)
-}
-
-// find asks what another reference of the same registry leads to.
-func (r *registry) find(ctx context.Context, ref string) (desc ocispec.Descriptor, err error) {
-	err = r.retry(ctx, func() error {
-		_, desc, err = r.resolver.Resolve(ctx, ref)
-		return err
-	})
-	if err != nil {
-		return desc, err
-	}
-	return desc, checkDigest(desc.Digest)
-}
-
-// fetch opens a blob or manifest at a byte offset. What the descriptor says of other
-// places to fetch from is not followed.
-func (r *registry) fetch(ctx context.Context, desc ocispec.Descriptor, offset int64) (io.ReadCloser, error) {
-	desc.URLs, desc.Data = nil, nil
-	fetcher, err := r.resolver.Fetcher(ctx, r.full)
+// usable lists the endpoints that may do what is needed and are not passed over.
+func (r *registry) usable(need docker.HostCapabilities, without map[string]bool) ([]endpoint, error) {
+	all, err := r.endpoints()
 	if err != nil {
 		return nil, err
 	}
-	rc, err := fetcher.Fetch(ctx, desc)
-	if err != nil || offset == 0 {
-		return rc, err
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	var list []endpoint
+	for _, e := range all {
+		if e.Capabilities.Has(need) && !without[e.key] && !r.shunned[e.key] {
+			list = append(list, e)
+		}
 	}
-	seeker, ok := rc.(io.Seeker)
-	if !ok {
-		rc.Close()
-		return nil, fmt.Errorf("resume at byte %d: %w", offset, errdefs.ErrNotImplemented)
-	}
-	if _, err := seeker.Seek(offset, io.SeekStart); err != nil {
-		rc.Close()
-		return nil, err
-	}
-	return rc, nil
+	return list, nil
 }
 
-// document fetches and checks something small.
-func (r *registry) document(ctx context.Context, desc ocispec.Descriptor, limit int64) (raw []byte, err error) {
-	if desc.Size < 0 || desc.Size > limit {
-		return nil, fmt.Errorf("%w: %d bytes, at most %d are read", errdefs.ErrFailedPrecondition, desc.Size, limit)
+// The reasons for passing over an endpoint.
+const (
+	servesWrong = "it served wrong content"
+	saysNothing = "it does not answer"
+)
+
+// distrust passes over an endpoint for the rest of the pull. It answers false, and does
+// nothing, where none would be left.
+func (r *registry) distrust(key, reason string) bool {
+	left, err := r.usable(docker.HostCapabilityPull, map[string]bool{key: true})
+	if err != nil || len(left) == 0 {
+		return false
 	}
-	if err := checkDigest(desc.Digest); err != nil {
-		return nil, err
-	}
-	err = r.retry(ctx, func() error {
-		rc, err := r.fetch(ctx, desc, 0)
-		if err != nil {
-			return err
-		}
-		defer rc.Close()
-		raw, err = io.ReadAll(newVerifier(rc, desc))
-		return err
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.shunned[key] = true
+	r.counts.failovers.Add(1)
+	r.log.Warn("registry endpoint is passed over", "image", r.full, "endpoint", key, "reason", reason)
+	return true
+}
+
+func (r *registry) shunnedCount() int {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return len(r.shunned)
+}
+
+// askWhole has blobs fetched from their begin on from now on, and says whether that is new.
+func (r *registry) askWhole() bool {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	was := r.whole
+	r.whole = true
+	return !was
+}
+
+// resolver asks one endpoint, and no other.
+func (r *registry) resolver(e endpoint) remotes.Resolver {
+	return docker.NewResolver(docker.ResolverOptions{
+		Hosts:   func(string) ([]docker.RegistryHost, error) { return []docker.RegistryHost{e.RegistryHost}, nil },
+		Headers: http.Header{"User-Agent": {r.agent}},
 	})
-	return raw, err
-}
-
-// attempts is how often one small request is made, and how often one layer's stream is
-// taken up again.
-const attempts = 5
-
-// retry repeats what fails for a passing reason.
-func (r *registry) retry(ctx context.Context, do func() error) error {
-	for i := 0; ; i++ {
-		err := do()
-		if err == nil || !transient(err) || i == attempts-1 {
-			return err
-		}
-		r.log.Debug("registry request is repeated", "image", r.full, "attempt", i+1, "error", err)
-		if waitErr := pause(ctx, r.backoff<<i); waitErr != nil {
-			return errors.Join(waitErr, err)
-		}
-	}
-}
-
-func pause(ctx context.Context, d time.Duration) error {
-	timer := time.NewTimer(d)
-	defer timer.Stop()
-	select {
-	case <-ctx.Done():
-		return ctx.Err()
-	case <-timer.C:
-		return nil
-	}
 }
 
 // hostDir finds the directory of a registry as containerd does, but takes a hosts.toml

@@ -34,9 +34,16 @@ type Options struct {
 	// Pinned lists full names of images that garbage collection shall spare. A star at
 	// the begin or end of one stands for anything.
 	Pinned []string
+	// AuthFile has the credentials of pulls that bring none, in the format of Docker's
+	// config.json; empty for none. It is read anew by every pull that needs one.
+	AuthFile string
 	// Parallel is how many layers of one pull are fetched at once; 3 if zero.
 	Parallel int
-	// Stall is how long a pull may wait for the network without a byte; 5 minutes if zero.
+	// PerRegistry and Total bound the layers that are fetched at once for all pulls, from
+	// one registry and altogether; 6 and 12 if zero.
+	PerRegistry, Total int
+	// Stall is how long a request may wait for the network without a byte; 5 minutes if
+	// zero. Then the next endpoint of the registry is asked, or the pull fails.
 	Stall time.Duration
 	// Backoff is the wait before the first repetition of a request, doubled with each
 	// one more; 250 milliseconds if zero.
@@ -57,6 +64,9 @@ type Store struct {
 	platform platforms.MatchComparer
 	holds    holds
 	calls    calls
+	slots    *slots
+	pulls    pulls
+	counts   counters
 
 	// commit is held while records change on disk, so that disk and memory change in
 	// the same order.
@@ -83,10 +93,12 @@ func Open(opts Options) (*Store, error) {
 		platform: nodePlatform(),
 		holds:    holds{pins: map[digest.Digest]int{}, busy: map[digest.Digest]chan struct{}{}},
 		calls:    calls{open: map[string]*call{}},
+		pulls:    pulls{open: map[*transfer]bool{}},
 		entries:  map[digest.Digest]entry{},
 		names:    map[string]digest.Digest{},
 		uses:     map[digest.Digest]int{},
 	}
+	s.slots = newSlots(s.opts.Total, s.opts.PerRegistry)
 	if err := os.MkdirAll(opts.Root, 0o700); err != nil {
 		return nil, fmt.Errorf("open image store: %w", err)
 	}
@@ -104,6 +116,8 @@ func (o Options) withDefaults() Options {
 		o.Log = slog.New(slog.DiscardHandler)
 	}
 	o.Parallel = cmp.Or(o.Parallel, 3)
+	o.PerRegistry = cmp.Or(o.PerRegistry, 6)
+	o.Total = cmp.Or(o.Total, 12)
 	o.Stall = cmp.Or(o.Stall, 5*time.Minute)
 	o.Backoff = cmp.Or(o.Backoff, 250*time.Millisecond)
 	o.MaxLayer = cmp.Or(o.MaxLayer, 128<<30)

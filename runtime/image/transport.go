@@ -1,0 +1,183 @@
+package image
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"time"
+
+	"github.com/containerd/errdefs"
+)
+
+// transport is what every request of a pull passes through, those for tokens and
+// redirected ones included. It counts bytes, cuts requests that get none, keeps secrets
+// from hosts that are merely redirected to, and reads what registries say of limits and
+// ranges: the library above it does not.
+type transport struct {
+	base http.RoundTripper
+	reg  *registry
+}
+
+func (t transport) RoundTrip(req *http.Request) (*http.Response, error) {
+	if err := t.reg.limited(req.URL.Host); err != nil {
+		return nil, err
+	}
+	w := newWatch(req.Context(), t.reg.stall)
+	sent := t.prepare(req, w.ctx)
+	begin := time.Now()
+	w.begin()
+	resp, err := t.base.RoundTrip(sent)
+	w.end()
+	if err != nil {
+		t.reg.barren.Add(int64(time.Since(begin)))
+		defer w.close()
+		return nil, w.reason(err)
+	}
+	t.reg.barren.Store(0)
+	if err := t.judge(sent, resp); err != nil {
+		resp.Body.Close()
+		w.close()
+		return nil, err
+	}
+	resp.Body = &body{resp.Body, w, t.reg.counts}
+	return resp, nil
+}
+
+// prepare is the request as it is sent.
+func (t transport) prepare(req *http.Request, ctx context.Context) *http.Request {
+	out := req.Clone(ctx)
+	t.reg.mu.Lock()
+	defer t.reg.mu.Unlock()
+	if t.reg.whole {
+		out.Header.Del("Range")
+	}
+	if req.Method == http.MethodGet {
+		// A part of a compressed representation could not be read.
+		out.Header.Set("Accept-Encoding", "identity")
+	}
+	if req.Response != nil && !t.reg.creds.admitted(req.URL.Scheme, req.URL.Host) {
+		for name := range t.reg.private {
+			out.Header.Del(name)
+		}
+		out.Header.Del("Authorization")
+		out.Header.Del("Cookie")
+	}
+	return out
+}
+
+// judge takes some answers for errors.
+func (t transport) judge(req *http.Request, resp *http.Response) error {
+	until, told := retryAfter(resp.Header, time.Now())
+	if resp.StatusCode == http.StatusTooManyRequests || resp.StatusCode == http.StatusServiceUnavailable && told {
+		t.reg.mu.Lock()
+		t.reg.notBefore[req.URL.Host] = until
+		t.reg.mu.Unlock()
+		return &limitedError{req.URL.Host, resp.StatusCode, until}
+	}
+	if resp.StatusCode == http.StatusPartialContent {
+		asked, got := req.Header.Get("Range"), resp.Header.Get("Content-Range")
+		if !answers(got, asked) {
+			t.reg.askWhole()
+			return &failure{fmt.Errorf("%w: asked for %q, the server sends %q", errBadRange, asked, got)}
+		}
+	}
+	return nil
+}
+
+// errBadRange is passing: the blob is asked for as a whole the next time.
+var errBadRange = errors.New("resume blob: wrong part of it")
+
+// answers says whether a Content-Range begins where the Range does that was asked for.
+func answers(got, asked string) bool {
+	var from, to, want int64
+	if n, _ := fmt.Sscanf(asked, "bytes=%d-", &want); n != 1 {
+		return false
+	}
+	n, _ := fmt.Sscanf(got, "bytes %d-%d/", &from, &to)
+	return n == 2 && from == want
+}
+
+// limited says that a host does not want to be asked yet.
+func (r *registry) limited(host string) error {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	until := r.notBefore[host]
+	if time.Now().Before(until) {
+		return &limitedError{host, http.StatusTooManyRequests, until}
+	}
+	return nil
+}
+
+// failure is an error from below HTTP. It does not show the library that it was a
+// timeout, who would try the same endpoint again at once, and for minutes.
+type failure struct{ err error }
+
+func (f *failure) Error() string { return f.err.Error() }
+func (f *failure) Unwrap() error { return f.err }
+
+// stalledError ends a request that got no byte for too long.
+type stalledError struct{ limit time.Duration }
+
+func (e *stalledError) Error() string {
+	return fmt.Sprintf("wait for registry: no byte for %s", e.limit)
+}
+func (*stalledError) Unwrap() error { return errdefs.ErrUnavailable }
+
+// watch cuts one request if nothing arrives while it is waited for. Time between reads,
+// because the disk is slow, does not count.
+type watch struct {
+	ctx    context.Context
+	cancel context.CancelCauseFunc
+	limit  time.Duration
+	timer  *time.Timer
+}
+
+func newWatch(ctx context.Context, limit time.Duration) *watch {
+	ctx, cancel := context.WithCancelCause(ctx)
+	w := &watch{ctx: ctx, cancel: cancel, limit: limit}
+	w.timer = time.AfterFunc(limit, func() { cancel(&stalledError{limit}) })
+	w.timer.Stop()
+	return w
+}
+
+func (w *watch) begin() { w.timer.Reset(w.limit) }
+func (w *watch) end()   { w.timer.Stop() }
+
+func (w *watch) close() {
+	w.timer.Stop()
+	w.cancel(nil)
+}
+
+// reason prefers the stall to the cancellation that came of it.
+func (w *watch) reason(err error) error {
+	if stalled, ok := errors.AsType[*stalledError](context.Cause(w.ctx)); ok {
+		return stalled
+	}
+	return &failure{err}
+}
+
+// body is a response's, watched and counted.
+type body struct {
+	io.ReadCloser
+	watch  *watch
+	counts *counters
+}
+
+func (b *body) Read(buf []byte) (int, error) {
+	b.watch.begin()
+	n, err := b.ReadCloser.Read(buf)
+	b.watch.end()
+	b.counts.bytes.Add(uint64(n))
+	if err != nil && !errors.Is(err, io.EOF) {
+		err = b.watch.reason(err)
+	}
+	return n, err
+}
+
+func (b *body) Close() error {
+	err := b.ReadCloser.Close()
+	b.watch.close()
+	return err
+}
