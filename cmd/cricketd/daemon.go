@@ -90,7 +90,8 @@ func assemble(ctx context.Context, c config.Config, keep *keeper, log *slog.Logg
 	}
 	images, err := image.Open(image.Options{
 		Root: filepath.Join(c.Root, "images"), HostsDir: c.Images.HostsDir, Layers: layers, Log: log,
-		Pinned: c.Images.Pinned, Parallel: c.Images.MaxConcurrentDownloads,
+		AuthFile: c.Images.AuthFile, Pinned: c.Images.Pinned, Parallel: c.Images.MaxConcurrentDownloads,
+		PerRegistry: c.Images.MaxRegistryDownloads, Total: c.Images.MaxTotalDownloads,
 		Stall: stall(c.Images.ProgressDeadline.Duration), UserAgent: "cricket/" + version,
 		Trust: trust.Policies{File: c.Images.SignaturePolicy, Dir: c.Images.SignaturePolicyDir},
 	})
@@ -132,13 +133,14 @@ func assemble(ctx context.Context, c config.Config, keep *keeper, log *slog.Logg
 		Drivers: drivers, DefaultHandler: def, Images: images, Layers: layers, Network: network, Store: records, CDI: devices, NRI: nriOptions(c.NRI, log),
 		Stats:    stat.New(stat.Options{MaxAge: c.Stats.MaxAge.Duration, DiskInterval: c.Stats.DiskInterval.Duration}),
 		ImageDir: filepath.Join(c.Root, "layers"), Version: version, Boot: boot, SystemdCgroup: systemd,
-		Info: func() map[string]string { return machines.info(info(c)) }, Conditions: machines.conditions, Log: log,
+		Info: func() map[string]string { return machines.info(pulls(images, info(c))) }, Conditions: machines.conditions, Log: log,
 	})
 	if err != nil {
 		return nil, errors.Join(err, machines.close())
 	}
 	d.machines = machines
 	machines.measure(d.metrics)
+	d.metrics.Add(cri.PullMetrics(images.Status))
 	return d, nil
 }
 
@@ -219,6 +221,14 @@ func info(c config.Config) map[string]string {
 		return nil
 	}
 	return map[string]string{"config": string(text)}
+}
+
+// pulls adds what a verbose Status shows of pulls under way.
+func pulls(images *image.Store, all map[string]string) map[string]string {
+	if text, err := json.Marshal(images.Status().Pulls); err == nil && all != nil {
+		all["pulls"] = string(text)
+	}
+	return all
 }
 
 func (d *daemon) close() error {

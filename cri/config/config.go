@@ -78,7 +78,10 @@ type Containers struct {
 // Images configures pulls and the image store.
 type Images struct {
 	HostsDir               string   `toml:"hosts_dir"`
+	AuthFile               string   `toml:"auth_file"`
 	MaxConcurrentDownloads int      `toml:"max_concurrent_downloads"`
+	MaxRegistryDownloads   int      `toml:"max_registry_downloads"`
+	MaxTotalDownloads      int      `toml:"max_total_downloads"`
 	ProgressDeadline       Duration `toml:"progress_deadline"`
 	Pinned                 []string `toml:"pinned"`
 	LoopDevices            bool     `toml:"loop_devices"`

@@ -91,7 +91,7 @@ func TestProblems(t *testing.T) {
 		"syntax later":  {"root = '/a'\n\n[images\n", []string{"line 3: "}},
 		"duplicate":     {"root = '/a'\nroot = '/b'\n", []string{"line 2: "}},
 		"unknown key":   {"\nrot = '/a'\n", []string{"line 2: rot: unknown key; allowed here: cdi, cgroup, "}},
-		"unknown deep":  {"[images]\n\npined = []\n", []string{"line 3: images.pined: unknown key; allowed in [images]: hosts_dir,"}},
+		"unknown deep":  {"[images]\n\npined = []\n", []string{"line 3: images.pined: unknown key; allowed in [images]: auth_file, hosts_dir,"}},
 		"unknown table": {"[imges]\npinned = []\n", []string{"line 1: imges: unknown key"}},
 		"runtime key":   {"[runtimes.kata]\ntype = 'oci'\nshim = 'x'\n", []string{"line 3: runtimes.kata.shim: unknown key; allowed in [kata]: path, root, type"}},
 		"wrong type":    {"[images]\nmax_concurrent_downloads = 'three'\n", []string{"line 2: images.max_concurrent_downloads: a TOML string cannot stand here: write a whole number"}},
@@ -115,8 +115,11 @@ func TestProblems(t *testing.T) {
 		"open stream": {"[stream]\naddress = '0.0.0.0:0'\n", []string{"line 2: stream.address: \"0.0.0.0:0\" is not a loopback"}},
 		"bad port":    {"[metrics]\naddress = 'localhost:http'\n", []string{"line 2: metrics.address: \"http\" is not a port"}},
 		"range":       {"[containers]\nmax_log_line = 10\n", []string{"line 2: containers.max_log_line: 10 is out of range: 256 to 1048576"}},
-		"pinned":      {"[images]\npinned = ['a*b']\n", []string{"line 2: images.pinned: \"a*b\" has a star inside"}},
-		"no plugins":  {"[network]\nbin_dirs = []\n", []string{"line 2: network.bin_dirs: at least one"}},
+		"downloads": {"[images]\nmax_registry_downloads = 0\nmax_total_downloads = 1000\nauth_file = 'config.json'\n", []string{
+			"line 2: images.max_registry_downloads: 0 is out of range: 1 to 256", "line 3: images.max_total_downloads: ", "line 4: images.auth_file: \"config.json\" must be an absolute path",
+		}},
+		"pinned":     {"[images]\npinned = ['a*b']\n", []string{"line 2: images.pinned: \"a*b\" has a star inside"}},
+		"no plugins": {"[network]\nbin_dirs = []\n", []string{"line 2: network.bin_dirs: at least one"}},
 		"all at once": {"log_level = 'loud'\nroot = 5\n[images]\nfoo = 1\nmax_concurrent_downloads = 'x'\nprogress_deadline = '1'\n[stats]\nmax_age = '1h'\n", []string{
 			"line 1: log_level: ", "line 2: root: ", "line 4: images.foo: ", "line 5: images.max_", "line 6: images.progress_", "line 8: stats.max_age: 1h0m0s is out of range",
 		}},

@@ -125,7 +125,12 @@ func (c *Config) checkRuntimes(k *checker) {
 
 func (c *Config) checkImages(k *checker) {
 	k.absolute("images.hosts_dir", c.Images.HostsDir)
+	if c.Images.AuthFile != "" {
+		k.absolute("images.auth_file", c.Images.AuthFile)
+	}
 	k.within("images.max_concurrent_downloads", c.Images.MaxConcurrentDownloads, 1, 32)
+	k.within("images.max_registry_downloads", c.Images.MaxRegistryDownloads, 1, 256)
+	k.within("images.max_total_downloads", c.Images.MaxTotalDownloads, 1, 256)
 	if d := c.Images.ProgressDeadline.Duration; d != 0 {
 		k.duration("images.progress_deadline", c.Images.ProgressDeadline, time.Second, time.Hour)
 	}
