@@ -153,6 +153,23 @@ func TestCredentialStaysWithRegistry(t *testing.T) {
 	}
 }
 
+// A credential that was given to a registry by HTTPS is not sent to it in the clear.
+func TestCredentialStaysEncrypted(t *testing.T) {
+	var c credentials
+	c.admit("https", "secure.example")
+	c.admit("http", "plain.example")
+	c.admit("https", "127.0.0.1:5000")
+	for url, want := range map[string]bool{
+		"https://secure.example": true, "http://secure.example": false, "https://secure.example:8443": false,
+		"http://plain.example": true, "https://plain.example": true, "http://127.0.0.1:5000": true, "https://other.example": false,
+	} {
+		scheme, host, _ := strings.Cut(url, "://")
+		if got := c.admitted(scheme, host); got != want {
+			t.Errorf("%s: %v", url, got)
+		}
+	}
+}
+
 func TestMirrors(t *testing.T) {
 	dead, empty, h := newHub(t), newHub(t), newHub(t)
 	dead.Close()

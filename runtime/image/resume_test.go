@@ -107,13 +107,13 @@ func (c *countingWriter) Flush() { c.ResponseWriter.(http.Flusher).Flush() }
 // A line that breaks after every two megabytes brings in a layer of any length.
 func TestBreaksThatGetOnDoNotCount(t *testing.T) {
 	h, k := newHub(t), newKit(t, nil)
-	l := plain(noise(2*(attempts+2)*ground - 4096))
+	l := plain(noise((attempts+2)*2<<20 - 4096))
 	h.push("app", "v1", nil, l)
 	var asked atomic.Int64
 	h.misbehave(func(w http.ResponseWriter, r *http.Request) bool {
 		if isBlob(r, l) {
 			asked.Add(1)
-			breakAt(l, 2*ground)(w, r)
+			breakAt(l, 2<<20)(w, r)
 		}
 		return isBlob(r, l)
 	})
