@@ -206,7 +206,7 @@ func (s *Store) writeMerged(ctx context.Context, file string, images []*erofs.Im
 		return fmt.Errorf("create metadata: %w", err)
 	}
 	defer f.Close()
-	if err := fillMerged(ctx, f, file, images, erofs.MergeOptions{Limits: s.limits, Note: note, Align: Step}); err != nil {
+	if err := s.fillMerged(ctx, f, file, images, erofs.MergeOptions{Limits: s.limits, Note: note, Align: Step}); err != nil {
 		os.Remove(f.Name())
 		return err
 	}
@@ -214,13 +214,14 @@ func (s *Store) writeMerged(ctx context.Context, file string, images []*erofs.Im
 }
 
 // fillMerged writes and publishes the metadata.
-func fillMerged(ctx context.Context, f *os.File, file string, images []*erofs.Image, o erofs.MergeOptions) error {
+func (s *Store) fillMerged(ctx context.Context, f *os.File, file string, images []*erofs.Image, o erofs.MergeOptions) error {
 	sum, err := hex.DecodeString(strings.TrimSuffix(filepath.Base(file), blobSuffix))
 	if err != nil {
 		return fmt.Errorf("name of metadata: %w", err)
 	}
 	copy(o.UUID[:], sum)
-	_, err = erofs.Merge(ctx, f, images, o)
+	var seal seal
+	res, err := erofs.Merge(ctx, seal.over(f), images, o)
 	if errors.Is(err, unix.ENOSPC) || errors.Is(err, unix.EDQUOT) {
 		return fmt.Errorf("%w: %w", errdefs.ErrResourceExhausted, err)
 	}
@@ -229,6 +230,9 @@ func fillMerged(ctx context.Context, f *os.File, file string, images []*erofs.Im
 	}
 	if err := f.Chmod(0o400); err != nil {
 		return fmt.Errorf("protect metadata: %w", err)
+	}
+	if err := s.attach(f, &seal, res.Size); err != nil {
+		return err
 	}
 	if err := f.Sync(); err != nil {
 		return fmt.Errorf("sync metadata: %w", err)

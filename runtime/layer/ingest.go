@@ -45,6 +45,10 @@ func (s *Store) Ingest(ctx context.Context, id digest.Digest, tar io.Reader) err
 		os.Remove(f.Name())
 		return err
 	}
+	if err := s.protect(f); err != nil {
+		os.Remove(f.Name())
+		return err
+	}
 	if err := os.Rename(f.Name(), s.blob(n)); err != nil {
 		os.Remove(f.Name())
 		return fmt.Errorf("publish blob: %w", err)
@@ -58,7 +62,8 @@ func (s *Store) write(ctx context.Context, f *os.File, id digest.Digest, tar io.
 	o := erofs.Options{Limits: s.limits, Align: Step, Verify: func() error { return r.verify(id) }}
 	raw, _ := hex.DecodeString(id.Encoded())
 	copy(o.UUID[:], raw)
-	res, err := erofs.Write(ctx, &writeback{f: f}, r, o)
+	var seal seal
+	res, err := erofs.Write(ctx, seal.over(&writeback{f: f}), r, o)
 	r.stop()
 	if errors.Is(err, unix.ENOSPC) || errors.Is(err, unix.EDQUOT) {
 		return fmt.Errorf("write layer: %w: %w", errdefs.ErrResourceExhausted, err)
@@ -74,6 +79,9 @@ func (s *Store) write(ctx context.Context, f *os.File, id digest.Digest, tar io.
 	}
 	if err := f.Chmod(0o400); err != nil {
 		return fmt.Errorf("protect blob: %w", err)
+	}
+	if err := s.attach(f, &seal, res.Size); err != nil {
+		return err
 	}
 	if err := f.Sync(); err != nil {
 		return fmt.Errorf("sync blob: %w", err)

@@ -57,6 +57,9 @@ func (s *Store) mountOne(ctx context.Context, id digest.Digest) (string, error) 
 	if err != nil {
 		return "", err
 	}
+	if s.state == "" {
+		return "", fmt.Errorf("mount layer: %w: the store was opened without a place for mounts", errdefs.ErrFailedPrecondition)
+	}
 	release, err := s.locks.acquire(ctx, n)
 	if err != nil {
 		return "", err

@@ -29,7 +29,8 @@ import (
 type Options struct {
 	// Root holds the blobs; it is made if missing.
 	Root string
-	// State holds the mount points; it is made if missing.
+	// State holds the mount points; it is made if missing. Without it layers come and go,
+	// and cannot be mounted.
 	State string
 	// Log may be nil.
 	Log *slog.Logger
@@ -40,6 +41,9 @@ type Options struct {
 	// from the disk. It is ignored where the kernel does not know it (before 6.15) or
 	// the file system of Root has no direct I/O.
 	DirectIO bool
+	// FSVerity has the kernel check every read of new blobs, where it and the file system
+	// of Root can; where they cannot, Open logs a warning.
+	FSVerity bool
 	// Limits on what a layer may hold; zero fields take the defaults.
 	Limits erofs.Limits
 }
@@ -51,6 +55,7 @@ type Store struct {
 	log         *slog.Logger
 	forceLoop   bool
 	directIO    bool
+	fsVerity    bool
 	limits      erofs.Limits
 	locks       locks // one per layer
 }
@@ -68,7 +73,7 @@ const (
 // ingests left, blobs that a power loss has torn, and mounts whose blob is gone. Whole
 // blobs that are mounted stay so.
 func Open(o Options) (*Store, error) {
-	s := &Store{log: o.Log, forceLoop: o.ForceLoop, directIO: o.DirectIO, limits: o.Limits}
+	s := &Store{log: o.Log, forceLoop: o.ForceLoop, directIO: o.DirectIO, fsVerity: o.FSVerity, limits: o.Limits}
 	if s.log == nil {
 		s.log = slog.New(slog.DiscardHandler)
 	}
@@ -76,13 +81,19 @@ func Open(o Options) (*Store, error) {
 	if s.root, err = makeDir(o.Root); err != nil {
 		return nil, err
 	}
-	if s.state, err = makeDir(o.State); err != nil {
-		return nil, err
-	}
 	if err := s.cleanBlobs(); err != nil {
 		return nil, err
 	}
 	if err := s.cleanMerged(); err != nil {
+		return nil, err
+	}
+	if err := s.tryVerity(); err != nil {
+		return nil, err
+	}
+	if o.State == "" {
+		return s, nil
+	}
+	if s.state, err = makeDir(o.State); err != nil {
 		return nil, err
 	}
 	if err := makePrivate(s.state); err != nil {
@@ -251,8 +262,10 @@ func (s *Store) Remove(ctx context.Context, id digest.Digest) error {
 		return err
 	}
 	defer release()
-	if err := s.unmount(n); err != nil {
-		return err
+	if s.state != "" {
+		if err := s.unmount(n); err != nil {
+			return err
+		}
 	}
 	if err := s.removeMerged(id); err != nil {
 		return err
