@@ -26,6 +26,7 @@ func (p *pull) layer(ctx context.Context, id digest.Digest, desc ocispec.Descrip
 	}
 	defer give()
 	if p.store.opts.Layers.Has(id) {
+		present(ctx, id, desc)
 		return nil
 	}
 	release, err := p.store.slots.acquire(ctx, p.reg.host)
@@ -55,10 +56,13 @@ func (p *pull) another(blob *stream) bool {
 
 func (p *pull) ingest(ctx context.Context, id digest.Digest, blob *stream) error {
 	defer blob.close()
-	checked := newVerifier(blob, blob.desc)
-	err := p.unpack(ctx, id, checked)
+	watched := watchLayer(ctx, id, blob.desc, blob)
+	checked := newVerifier(watched, blob.desc)
+	err := p.store.unpack(ctx, id, checked)
 	if err == nil {
-		_, err = io.Copy(io.Discard, checked) // what lies behind the compressed data
+		if _, err = io.Copy(io.Discard, checked); err == nil { // what lies behind the compressed data
+			watched.done()
+		}
 		return err
 	}
 	if !errdefs.IsFailedPrecondition(err) && !errdefs.IsInvalidArgument(err) || untrue(err) || !p.reg.hasSpare() {
@@ -69,18 +73,6 @@ func (p *pull) ingest(ctx context.Context, id digest.Digest, blob *stream) error
 		return fmt.Errorf("%w (%s)", rest, err.Error())
 	}
 	return err
-}
-
-func (p *pull) unpack(ctx context.Context, id digest.Digest, checked *verifier) error {
-	tar, err := inflate(checked)
-	if err != nil {
-		return fmt.Errorf("inflate %s: %w", checked.want.Digest, checked.reason(err))
-	}
-	defer tar.Close()
-	if err := p.store.opts.Layers.Ingest(ctx, id, &inflated{tar, checked, p.store.opts.MaxLayer}); err != nil {
-		return fmt.Errorf("ingest %s: %w", checked.want.Digest, err)
-	}
-	return nil
 }
 
 // hasSpare says whether another endpoint could be asked if one is given up.

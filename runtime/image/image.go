@@ -3,6 +3,7 @@ package image
 import (
 	"strconv"
 	"strings"
+	"time"
 
 	"github.com/opencontainers/go-digest"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
@@ -27,9 +28,11 @@ type Image struct {
 	// Layers lists the diff ids, the lowest layer first. An image may hold the same
 	// layer twice.
 	Layers []digest.Digest
-	// Pinned says that the configuration of the node protects the image from garbage
-	// collection. Remove works all the same.
+	// Pinned says that the configuration of the node, or whoever brought the image in,
+	// protects it from garbage collection. Remove works all the same.
 	Pinned bool
+	// PulledAt is when the image came in first.
+	PulledAt time.Time
 }
 
 // User returns the user the image wants to run as: a number, or a name, or neither if
@@ -43,6 +46,19 @@ func (i Image) User() (uid *int64, username string) {
 		return &n, ""
 	}
 	return nil, user
+}
+
+// fullPatterns completes patterns without a star as names are completed, so that "busybox"
+// is the image that a pod means by it.
+func fullPatterns(patterns []string) []string {
+	full := make([]string, 0, len(patterns))
+	for _, p := range patterns {
+		if n, err := parseName(p); err == nil && !strings.Contains(p, "*") {
+			p = n.full
+		}
+		full = append(full, p)
+	}
+	return full
 }
 
 // pinned says whether one of the names matches one of the patterns. A pattern is a full

@@ -3,7 +3,8 @@
 package image
 
 import (
-	"context"
+	"encoding/json"
+	"errors"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -11,6 +12,8 @@ import (
 	"syscall"
 	"testing"
 
+	"github.com/opencontainers/go-digest"
+	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 	"golang.org/x/sys/unix"
 
 	"github.com/cricket-cri/cricket/runtime/flow"
@@ -21,42 +24,79 @@ import (
 const (
 	victimRef = "CRICKET_TEST_VICTIM_REF"
 	victimDir = "CRICKET_TEST_VICTIM_DIR"
+	// The descriptor of the manifest, as JSON.
+	victimTarget = "CRICKET_TEST_VICTIM_TARGET"
 )
 
-// TestKilledAtEveryStep has a process killed at each step of both flows, on the real
-// layer store: the next one finds the image whole or absent, and no rubbish.
+// TestKilledAtEveryStep has a process killed at each step of a pull, a removal and an
+// import, on the real layer store: the next one finds the image whole or absent, no
+// rubbish beside it, and does what was begun.
 func TestKilledAtEveryStep(t *testing.T) {
 	if ref := os.Getenv(victimRef); ref != "" {
-		s, _ := openOn(t, os.Getenv(victimDir))
-		if _, err := s.Pull(context.Background(), ref, nil); err == nil {
-			_ = s.Remove(context.Background(), ref)
-		}
-		t.Fatal("outlived the kill")
+		die(t, ref)
 	}
 	for _, point := range points(t) {
 		t.Run(strings.ReplaceAll(point, "/", ","), func(t *testing.T) {
 			h, dir := newHub(t), t.TempDir()
-			h.push("app", "v1", nil, gzipped("one"), gzipped(noise(1<<20)))
+			p := h.push("app", "v1", nil, gzipped("one"), gzipped(noise(1<<20)))
 			t.Cleanup(func() { _ = unix.Unmount(filepath.Join(dir, "state"), unix.MNT_DETACH) })
-			kill(t, point, h.host+"/app:v1", dir)
+			ref := h.host + "/app:v1"
+			kill(t, point, ref, dir, p.manifest)
 
 			s, layers := openOn(t, dir)
-			images := s.List()
-			for _, img := range images {
-				for _, l := range img.Layers {
-					if !layers.Has(l) {
-						t.Errorf("image %v lacks layer %s", img.RepoTags, l)
-					}
+			wantWholeOrAbsent(t, s, layers, dir)
+			if strings.HasPrefix(point, "import") {
+				if _, err := s.Import(t.Context(), p.offer(ref), h.content("app")); err != nil {
+					t.Errorf("repeated import: %v", err)
 				}
+			} else if _, err := s.Pull(t.Context(), ref, nil); err != nil {
+				t.Errorf("repeated pull: %v", err)
 			}
-			if len(images) == 0 {
-				wantNoFiles(t, dir)
+			wantWholeOrAbsent(t, s, layers, dir)
+			if n := len(s.List()); n != 1 {
+				t.Errorf("%d images, want one", n)
 			}
-			if err := s.Remove(t.Context(), h.host+"/app:v1"); err != nil {
+			if err := s.Remove(t.Context(), ref); err != nil {
 				t.Error(err)
 			}
 			wantNoFiles(t, dir)
 		})
+	}
+}
+
+// die does one thing after the other and is killed at one of their steps.
+func die(t *testing.T, ref string) {
+	s, _ := openOn(t, os.Getenv(victimDir))
+	var p pushed
+	if err := json.Unmarshal([]byte(os.Getenv(victimTarget)), &p.manifest); err != nil {
+		t.Fatal(err)
+	}
+	host, _, _ := strings.Cut(ref, "/")
+	_, err := s.Pull(t.Context(), ref, nil)
+	err = errors.Join(err, s.Remove(t.Context(), ref))
+	_, importErr := s.Import(t.Context(), p.offer(ref), hubContent{"http://" + host + "/v2/app"})
+	t.Fatal("outlived the kill", err, importErr)
+}
+
+// wantWholeOrAbsent checks that images have their layers, and that there are no others.
+func wantWholeOrAbsent(t *testing.T, s *Store, layers *store.Store, dir string) {
+	t.Helper()
+	needed := map[digest.Digest]bool{}
+	for _, img := range s.List() {
+		for _, l := range img.Layers {
+			needed[l] = true
+			if _, err := (store.Blobs{Root: filepath.Join(dir, "layers")}).Verify(t.Context(), l); err != nil {
+				t.Errorf("image %v: layer %s: %v", img.RepoTags, l, err)
+			}
+		}
+	}
+	for _, l := range layers.List() {
+		if !needed[l] {
+			t.Errorf("layer %s is nobody's", l)
+		}
+	}
+	if len(needed) == 0 {
+		wantNoFiles(t, dir)
 	}
 }
 
@@ -74,14 +114,18 @@ func openOn(t *testing.T, dir string) (*Store, *store.Store) {
 }
 
 // kill runs this test in a process of its own, which dies at the point.
-func kill(t *testing.T, point, ref, dir string) {
+func kill(t *testing.T, point, ref, dir string, target ocispec.Descriptor) {
 	t.Helper()
+	raw, err := json.Marshal(target)
+	if err != nil {
+		t.Fatal(err)
+	}
 	file := filepath.Join(t.TempDir(), "failpoints")
 	if err := os.WriteFile(file, []byte(point+"=kill\n"), 0o600); err != nil {
 		t.Fatal(err)
 	}
 	victim := exec.CommandContext(t.Context(), os.Args[0], "-test.run=^TestKilledAtEveryStep$")
-	victim.Env = append(os.Environ(), flow.FailpointFile+"="+file, victimRef+"="+ref, victimDir+"="+dir)
+	victim.Env = append(os.Environ(), flow.FailpointFile+"="+file, victimRef+"="+ref, victimDir+"="+dir, victimTarget+"="+string(raw))
 	out, err := victim.CombinedOutput()
 	status, ok := victim.ProcessState.Sys().(syscall.WaitStatus)
 	if !ok || !status.Signaled() || status.Signal() != syscall.SIGKILL {

@@ -51,13 +51,18 @@ type document struct {
 	Artifact  string               `json:"artifactType"`
 }
 
+// documents hands out manifests and configurations, checked.
+type documents interface {
+	document(ctx context.Context, desc ocispec.Descriptor, limit int64) ([]byte, error)
+}
+
 // readSource follows a descriptor through indexes to the manifest for this platform, and
 // reads the configuration.
-func readSource(ctx context.Context, reg *registry, target ocispec.Descriptor, platform platforms.MatchComparer) (source, error) {
+func readSource(ctx context.Context, from documents, target ocispec.Descriptor, platform platforms.MatchComparer) (source, error) {
 	var src source
 	desc := target
 	for range maxNesting {
-		doc, err := readDocument(ctx, reg, desc)
+		doc, err := readDocument(ctx, from, desc)
 		if err != nil {
 			return src, fmt.Errorf("read manifest %s: %w", desc.Digest, err)
 		}
@@ -67,7 +72,7 @@ func readSource(ctx context.Context, reg *registry, target ocispec.Descriptor, p
 				return src, err
 			}
 			src.layers, src.manifest = doc.Layers, desc.Digest
-			return src, src.readConfig(ctx, reg, *doc.Config, platform)
+			return src, src.readConfig(ctx, from, *doc.Config, platform)
 		}
 		next, err := choose(doc.Manifests, platform)
 		if err != nil {
@@ -78,7 +83,7 @@ func readSource(ctx context.Context, reg *registry, target ocispec.Descriptor, p
 	return src, fmt.Errorf("read index %s: %w: indexes nested deeper than %d", target.Digest, errdefs.ErrFailedPrecondition, maxNesting)
 }
 
-func readDocument(ctx context.Context, reg *registry, desc ocispec.Descriptor) (document, error) {
+func readDocument(ctx context.Context, from documents, desc ocispec.Descriptor) (document, error) {
 	var doc document
 	switch desc.MediaType {
 	case dockerSchema1, dockerSchema1JW:
@@ -87,7 +92,7 @@ func readDocument(ctx context.Context, reg *registry, desc ocispec.Descriptor) (
 	default: // registries that do not know; the content says
 		desc.MediaType = ocispec.MediaTypeImageManifest
 	}
-	raw, err := reg.document(ctx, desc, maxManifest)
+	raw, err := from.document(ctx, desc, maxManifest)
 	if err != nil {
 		return doc, err
 	}
@@ -159,11 +164,11 @@ func (d document) checkImage() error {
 		errdefs.ErrNotImplemented, cmp.Or(d.Artifact, d.Config.MediaType))
 }
 
-func (s *source) readConfig(ctx context.Context, reg *registry, desc ocispec.Descriptor, platform platforms.MatchComparer) error {
+func (s *source) readConfig(ctx context.Context, from documents, desc ocispec.Descriptor, platform platforms.MatchComparer) error {
 	if desc.Digest.Validate() == nil && desc.Digest.Algorithm() != digest.SHA256 {
 		return fmt.Errorf("read config: %w: digest %s is not sha256", errdefs.ErrFailedPrecondition, desc.Digest)
 	}
-	raw, err := reg.document(ctx, desc, maxConfig)
+	raw, err := from.document(ctx, desc, maxConfig)
 	if err != nil {
 		return fmt.Errorf("read config %s: %w", desc.Digest, err)
 	}

@@ -3,9 +3,7 @@ package image
 import (
 	"context"
 	"fmt"
-	"maps"
 	"slices"
-	"time"
 
 	"github.com/containerd/errdefs"
 	"github.com/opencontainers/go-digest"
@@ -191,72 +189,11 @@ func (p *pull) missing() bool {
 }
 
 // record writes down that the image is whole, and what it is called.
-func (p *pull) record(context.Context) error {
-	s := p.store
-	s.commit.Lock()
-	defer s.commit.Unlock()
-	r, changed := s.merge(p)
-	if changed {
-		if err := r.write(s.opts.Root); err != nil {
-			return err
-		}
+func (p *pull) record(context.Context) (err error) {
+	n := naming{digests: []string{p.name.repoDigest(p.target.Digest)}, signed: p.signed}
+	if p.name.tag != "" {
+		n.tags = []string{p.name.tag}
 	}
-	former, moved := s.owner(p.name.tag, r.ID)
-	s.index(r)
-	if moved { // the greater number decides already, should this not reach the disk
-		if err := former.withoutTag(p.name.tag).write(s.opts.Root); err != nil {
-			s.opts.Log.Warn("moved tag stays in the old image's record", "image", former.ID, "tag", p.name.tag, "error", err)
-		}
-	}
-	s.mu.RLock()
-	defer s.mu.RUnlock()
-	p.image = s.entries[r.ID].image
-	return nil
-}
-
-// merge adds the names of the pull to the image's record; s.commit is held.
-func (s *Store) merge(p *pull) (r record, changed bool) {
-	s.mu.RLock()
-	defer s.mu.RUnlock()
-	e, known := s.entries[p.source.id]
-	r = e.record
-	if !known {
-		r = record{
-			Version: recordVersion, ID: p.source.id, Config: p.source.config,
-			DiffIDs: p.source.image.RootFS.DiffIDs, Size: p.source.size, PulledAt: time.Now().UTC(),
-		}
-		changed = true
-	}
-	if d := p.name.repoDigest(p.target.Digest); !slices.Contains(r.Digests, d) {
-		r.Digests = append(slices.Clone(r.Digests), d)
-		slices.Sort(r.Digests)
-		changed = true
-	}
-	if p.signed != nil {
-		r.Signatures = p.signed
-		changed = true
-	}
-	if tag := p.name.tag; tag != "" && s.names[tag] != r.ID {
-		r.Tags = maps.Clone(r.Tags)
-		if r.Tags == nil {
-			r.Tags = map[string]uint64{}
-		}
-		r.Tags[tag] = s.seq + 1
-		changed = true
-	}
-	return r, changed
-}
-
-// owner finds the record that has the tag now, if it is another one's.
-func (s *Store) owner(tag string, id digest.Digest) (record, bool) {
-	s.mu.RLock()
-	defer s.mu.RUnlock()
-	owner, ok := s.names[tag]
-	return s.entries[owner].record, ok && tag != "" && owner != id
-}
-
-func (r record) withoutTag(tag string) record {
-	r.Tags = maps.Clone(r.Tags)
-	delete(r.Tags, tag)
-	return r
+	p.image, err = p.store.commitImage(p.source, n)
+	return err
 }

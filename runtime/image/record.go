@@ -34,6 +34,8 @@ type record struct {
 	// Signatures are those of the last pull that a policy asked for some.
 	Signatures []signed  `json:"signatures,omitempty"`
 	PulledAt   time.Time `json:"pulledAt"`
+	// Pinned: garbage collection spares the image, whatever the configuration says.
+	Pinned bool `json:"pinned,omitempty"`
 }
 
 // check finds out whether the record is what was written.

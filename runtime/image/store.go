@@ -122,6 +122,7 @@ func (o Options) withDefaults() Options {
 	o.Backoff = cmp.Or(o.Backoff, 250*time.Millisecond)
 	o.MaxLayer = cmp.Or(o.MaxLayer, 128<<30)
 	o.UserAgent = cmp.Or(o.UserAgent, "cricket")
+	o.Pinned = fullPatterns(o.Pinned)
 	return o
 }
 
@@ -205,20 +206,25 @@ func (s *Store) forget(id digest.Digest) {
 }
 
 func (s *Store) entry(r record) entry {
+	return entry{record: r, image: r.image(s.opts.Pinned, s.opts.Log)}
+}
+
+// image is what others see of a record.
+func (r record) image(patterns []string, log *slog.Logger) Image {
 	config, err := parseConfig(r.Config)
 	if err != nil { // checked by those who make and read records
-		s.opts.Log.Error("image configuration is unreadable", "image", r.ID, "error", err)
+		log.Error("image configuration is unreadable", "image", r.ID, "error", err)
 	}
 	tags := make([]string, 0, len(r.Tags))
 	for t := range r.Tags {
 		tags = append(tags, t)
 	}
 	slices.Sort(tags)
-	return entry{record: r, image: Image{
+	return Image{
 		ID: r.ID, RepoTags: tags, RepoDigests: r.Digests, Size: r.Size,
-		Config: config, Layers: r.DiffIDs,
-		Pinned: pinned(s.opts.Pinned, append(slices.Clone(tags), r.Digests...)...),
-	}}
+		Config: config, Layers: r.DiffIDs, PulledAt: r.PulledAt,
+		Pinned: r.Pinned || pinned(patterns, append(slices.Clone(tags), r.Digests...)...),
+	}
 }
 
 // Get finds an image by name with tag or digest, by id, or by the first six or more

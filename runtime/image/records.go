@@ -1,0 +1,74 @@
+package image
+
+import (
+	"cmp"
+	"errors"
+	"fmt"
+	"io/fs"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+
+	"github.com/containerd/errdefs"
+	"github.com/opencontainers/go-digest"
+)
+
+// Records reads the records below the root of a store, also while another process has the
+// store open: a record is replaced as a whole. All methods are safe for concurrent use.
+type Records struct {
+	Root string
+	// Pinned are the patterns of the configuration, as in Options.
+	Pinned []string
+}
+
+// Damage is a record that cannot be trusted.
+type Damage struct {
+	File string
+	Err  error
+}
+
+// List reads and checks all records, sorted by id.
+func (r Records) List() (images []Image, damaged []Damage, err error) {
+	files, err := os.ReadDir(r.Root)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, nil, nil
+	}
+	if err != nil {
+		return nil, nil, fmt.Errorf("list image records: %w", err)
+	}
+	patterns := fullPatterns(r.Pinned)
+	for _, f := range files {
+		path := filepath.Join(r.Root, f.Name())
+		if strings.HasSuffix(f.Name(), badSuffix) {
+			damaged = append(damaged, Damage{path, fmt.Errorf("set aside by the daemon: %w", errdefs.ErrDataLoss)})
+		}
+		if !strings.HasSuffix(f.Name(), recordSuffix) {
+			continue
+		}
+		rec, err := read(path)
+		switch {
+		case errors.Is(err, fs.ErrNotExist): // removed just now
+		case err != nil:
+			damaged = append(damaged, Damage{path, fmt.Errorf("%w: %w", errdefs.ErrDataLoss, err)})
+		default:
+			images = append(images, rec.image(patterns, slog.New(slog.DiscardHandler)))
+		}
+	}
+	slices.SortFunc(images, func(a, b Image) int { return cmp.Compare(a.ID, b.ID) })
+	return images, damaged, nil
+}
+
+// Config returns the configuration file of an image, byte for byte. An image that is not
+// there is errdefs.ErrNotFound.
+func (r Records) Config(id digest.Digest) ([]byte, error) {
+	rec, err := read(filepath.Join(r.Root, id.Encoded()+recordSuffix))
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, fmt.Errorf("read record of image: %w: %w", errdefs.ErrNotFound, err)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("read record of image: %w", err)
+	}
+	return rec.Config, nil
+}
