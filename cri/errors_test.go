@@ -84,6 +84,9 @@ type failingImages struct{}
 func (failingImages) Pull(context.Context, string, *image.Auth, ...image.PullOption) (image.Image, error) {
 	return image.Image{}, errBare
 }
+func (failingImages) Import(context.Context, image.Import, image.Content) (image.Image, error) {
+	return image.Image{}, errBare
+}
 func (failingImages) Allow(digest.Digest, string, string) error { return errBare }
 func (failingImages) Get(string) (image.Image, error)           { return image.Image{}, errBare }
 func (failingImages) List() []image.Image                       { panic("list") }

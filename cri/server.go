@@ -13,6 +13,7 @@ import (
 	"github.com/cricket-cri/cricket/cri/cdi"
 	"github.com/cricket-cri/cricket/cri/event"
 	"github.com/cricket-cri/cricket/cri/nri"
+	"github.com/cricket-cri/cricket/cri/operator"
 	"github.com/cricket-cri/cricket/cri/ops"
 	"github.com/cricket-cri/cricket/cri/stat"
 	"github.com/cricket-cri/cricket/cri/store"
@@ -27,6 +28,7 @@ type Images interface {
 	Pull(ctx context.Context, ref string, auth *image.Auth, options ...image.PullOption) (image.Image, error)
 	// Allow is the signature policy's decision about a container in a namespace.
 	Allow(id digest.Digest, ref, namespace string) error
+	Import(ctx context.Context, what image.Import, from image.Content) (image.Image, error)
 	Get(ref string) (image.Image, error)
 	List() []image.Image
 	Remove(ctx context.Context, ref string) error
@@ -151,10 +153,11 @@ func New(o Options) (*Server, error) {
 // called before Register.
 func (s *Server) SetStreams(st Streams) { s.streams = st }
 
-// Register puts both services on g.
+// Register puts the CRI's services on g, and that for the operator's tool.
 func (s *Server) Register(g grpc.ServiceRegistrar) {
 	v1.RegisterRuntimeServiceServer(g, s)
 	v1.RegisterImageServiceServer(g, s)
+	operator.Register(g, s)
 }
 
 // EndEvents ends all event streams: they have no end of their own that a server could

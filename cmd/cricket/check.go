@@ -78,10 +78,12 @@ func check(ctx context.Context, args []string, out io.Writer) error {
 	return err
 }
 
-func printJSON(out io.Writer, found []finding) error {
+func printJSON(out io.Writer, found []finding) error { return encodeJSON(out, found) }
+
+func encodeJSON(out io.Writer, v any) error {
 	e := json.NewEncoder(out)
 	e.SetIndent("", "  ")
-	return e.Encode(found)
+	return e.Encode(v)
 }
 
 func printTable(out io.Writer, found []finding) error {

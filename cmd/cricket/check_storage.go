@@ -76,7 +76,7 @@ func (h host) tryErofs(ctx context.Context) (err error) {
 		return err
 	}
 	const content = "chirp\n"
-	text, err := archive("hello", content)
+	text, err := tinyLayer("hello", content)
 	if err != nil {
 		return err
 	}
@@ -95,8 +95,8 @@ func (h host) tryErofs(ctx context.Context) (err error) {
 	return errors.Join(err, store.Remove(ctx, id))
 }
 
-// archive is a tar archive of one file.
-func archive(name, content string) ([]byte, error) {
+// tinyLayer is a tar archive of one file.
+func tinyLayer(name, content string) ([]byte, error) {
 	var b bytes.Buffer
 	w := tar.NewWriter(&b)
 	err := w.WriteHeader(&tar.Header{Name: name, Mode: 0o644, Size: int64(len(content))})

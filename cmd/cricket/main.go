@@ -32,6 +32,12 @@ func commands() []command {
 		{"check", "[flags]", "examine this host: what works, what is missing, what to install", check},
 		{"config default", "", "print the default configuration with its documentation", configDefault},
 		{"config check", "FILE", "explain every mistake in a configuration file", configCheck},
+		{"image ls", "[flags]", "list the images of this node", imageList},
+		{"image rm", "[flags] NAME...", "remove images with all their names", imageRemove},
+		{"image import", "[flags] FILE", "bring in images: OCI layout, Docker archive, - for standard input", imageImport},
+		{"image export", "[flags] NAME...", "write images as an OCI layout that Docker reads too", imageExport},
+		{"image prefetch", "[flags] [NAME...]", "pull images, or those of images.prefetch", imagePrefetch},
+		{"verify", "[flags]", "read and check everything in the image store", verify},
 		{"ops", "[flags]", "show the operations that the daemon is at", showOps},
 		{"version", "", "print the version", func(_ context.Context, _ []string, out io.Writer) error {
 			_, err := fmt.Fprintln(out, "cricket", version)
@@ -82,6 +88,6 @@ func cut(args []string, name string) ([]string, bool) {
 func usage(w io.Writer) {
 	fmt.Fprintln(w, "usage: cricket COMMAND")
 	for _, c := range commands() {
-		fmt.Fprintf(w, "  %-24s %s\n", c.name+" "+c.args, c.help)
+		fmt.Fprintf(w, "  %-32s %s\n", c.name+" "+c.args, c.help)
 	}
 }

@@ -60,6 +60,7 @@ func run(ctx context.Context, c config.Config, log *slog.Logger) error {
 	if err := d.server.StartPlugins(); err != nil {
 		return errors.Join(fmt.Errorf("%w; see [nri] in the configuration", err), d.close())
 	}
+	d.server.Prefetch(c.Images.Prefetch)
 	err = d.serve(ctx, c)
 	return errors.Join(err, d.close())
 }
@@ -83,7 +84,7 @@ func assemble(ctx context.Context, c config.Config, keep *keeper, log *slog.Logg
 	}
 	layers, err := layer.Open(layer.Options{
 		Root: filepath.Join(c.Root, "layers"), State: filepath.Join(c.State, "layers"), Log: log,
-		ForceLoop: c.Images.LoopDevices,
+		ForceLoop: c.Images.LoopDevices, FSVerity: c.Images.FSVerity,
 	})
 	if err != nil {
 		return nil, fmt.Errorf("open layers: %w; see that --root is on a local disk that can be written", err)

@@ -84,6 +84,8 @@ type Images struct {
 	MaxTotalDownloads      int      `toml:"max_total_downloads"`
 	ProgressDeadline       Duration `toml:"progress_deadline"`
 	Pinned                 []string `toml:"pinned"`
+	Prefetch               []string `toml:"prefetch"`
+	FSVerity               bool     `toml:"fs_verity"`
 	LoopDevices            bool     `toml:"loop_devices"`
 	SignaturePolicy        string   `toml:"signature_policy"`
 	SignaturePolicyDir     string   `toml:"signature_policy_dir"`

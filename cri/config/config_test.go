@@ -118,6 +118,7 @@ func TestProblems(t *testing.T) {
 		"downloads": {"[images]\nmax_registry_downloads = 0\nmax_total_downloads = 1000\nauth_file = 'config.json'\n", []string{
 			"line 2: images.max_registry_downloads: 0 is out of range: 1 to 256", "line 3: images.max_total_downloads: ", "line 4: images.auth_file: \"config.json\" must be an absolute path",
 		}},
+		"prefetch":   {"[images]\nprefetch = ['a', 'A B']\n", []string{"line 2: images.prefetch: \"A B\" is no reference"}},
 		"pinned":     {"[images]\npinned = ['a*b']\n", []string{"line 2: images.pinned: \"a*b\" has a star inside"}},
 		"no plugins": {"[network]\nbin_dirs = []\n", []string{"line 2: network.bin_dirs: at least one"}},
 		"all at once": {"log_level = 'loud'\nroot = 5\n[images]\nfoo = 1\nmax_concurrent_downloads = 'x'\nprogress_deadline = '1'\n[stats]\nmax_age = '1h'\n", []string{

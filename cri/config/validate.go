@@ -10,6 +10,8 @@ import (
 	"strconv"
 	"strings"
 	"time"
+
+	"github.com/distribution/reference"
 )
 
 var handlerName = regexp.MustCompile(`^[a-z0-9]([-a-z0-9]*[a-z0-9])?$`)
@@ -147,6 +149,11 @@ func (c *Config) checkImages(k *checker) {
 		}
 		if strings.Contains(strings.TrimSuffix(strings.TrimPrefix(p, "*"), "*"), "*") {
 			k.bad("images.pinned", "%q has a star inside; allowed at the begin and at the end", p)
+		}
+	}
+	for _, ref := range c.Images.Prefetch {
+		if _, err := reference.ParseDockerRef(ref); err != nil {
+			k.bad("images.prefetch", "%q is no reference of an image: %s", ref, err)
 		}
 	}
 }

@@ -72,3 +72,28 @@ func (r Records) Config(id digest.Digest) ([]byte, error) {
 	}
 	return rec.Config, nil
 }
+
+// Find finds one of several images as Store.Get does: by name, id, or the beginning of an
+// id. The error is ErrNotFound, or ErrInvalidArgument for digits that several ids begin
+// with.
+func Find(images []Image, ref string) (Image, error) {
+	n, err := parseName(ref)
+	hex, isPrefix := idPrefix(ref)
+	var found []Image
+	for _, i := range images {
+		named := err == nil && (slices.Contains(i.RepoTags, n.full) || slices.Contains(i.RepoDigests, n.full))
+		if named || i.ID.String() == ref {
+			return i, nil
+		}
+		if isPrefix && strings.HasPrefix(i.ID.Encoded(), hex) {
+			found = append(found, i)
+		}
+	}
+	switch len(found) {
+	case 0:
+		return Image{}, fmt.Errorf("find image %q: %w", ref, errdefs.ErrNotFound)
+	case 1:
+		return found[0], nil
+	}
+	return Image{}, fmt.Errorf("find image %q: %w: %d ids begin like that", ref, errdefs.ErrInvalidArgument, len(found))
+}
