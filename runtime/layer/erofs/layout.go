@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"io"
 	"math"
-	"slices"
 
 	"golang.org/x/sys/unix"
 )
@@ -18,9 +17,10 @@ const rootOffset = inodeSize
 // layout places the inodes and then writes them. Directories name inodes by number,
 // so all have their place before the first is written.
 type layout struct {
-	order  []*node
-	end    uint64 // of the inode area so far
-	blocks uint32 // of directories and targets that are not inline
+	tree   *tree
+	order  []uint32 // ids of nodes
+	end    uint64   // of the inode area so far
+	blocks uint32   // of directories and targets that are not inline
 }
 
 // finish writes everything behind the data, and the superblock as the last of all.
@@ -29,8 +29,8 @@ func (w *writer) finish(out io.WriterAt, o Options) (Result, error) {
 	if err != nil {
 		return Result{}, err
 	}
-	l := &layout{end: rootOffset}
-	if err := l.placeAll(w.tree.root); err != nil {
+	l := newLayout(w.tree)
+	if err := l.placeAll(); err != nil {
 		return Result{}, err
 	}
 	inodeBlocks := (l.end + BlockSize - 1) / BlockSize
@@ -55,21 +55,25 @@ func (w *writer) finish(out io.WriterAt, o Options) (Result, error) {
 	return Result{Size: int64(whole) * BlockSize, Inodes: uint64(len(l.order))}, nil
 }
 
+func newLayout(t *tree) *layout {
+	return &layout{tree: t, order: make([]uint32, 0, t.count), end: rootOffset}
+}
+
 // placeAll gives every inode its place, level by level, so that the inodes of one
 // directory lie together.
-func (l *layout) placeAll(root *node) error {
-	if err := l.place(root); err != nil {
+func (l *layout) placeAll() error {
+	if err := l.place(l.tree.root); err != nil {
 		return err
 	}
 	for i := 0; i < len(l.order); i++ {
-		n := l.order[i]
+		n := l.tree.node(l.order[i])
 		if !n.isDir() {
 			continue
 		}
-		for _, name := range n.names() {
-			if c := n.children[name]; c != nil && !c.placed && name != "." && name != ".." {
-				if err := l.place(c); err != nil {
-					return fmt.Errorf("%.80q: %w", name, err)
+		for _, c := range n.more.slots {
+			if n := l.tree.node(c.node); !n.placed { // "." and ".." are
+				if err := l.place(n); err != nil {
+					return fmt.Errorf("%.80q: %w", l.tree.text.at(c.name), err)
 				}
 			}
 		}
@@ -81,12 +85,13 @@ func (l *layout) placeAll(root *node) error {
 // cross a block; only xattrs that are larger than a block may.
 func (l *layout) place(n *node) error {
 	if n.isDir() {
-		n.size = uint64(dirSize(n.names()))
+		l.tree.sort(n)
+		n.size = uint64(l.tree.dirSize(n))
 		if n.opaque || n.overDelete {
-			n.xattrs = mergeXattrs(n.xattrs, []xattr{{opaqueXattr, "y"}})
+			n.setXattrs(mergeXattrs(n.xattrs(), []xattr{{opaqueXattr, "y"}}))
 		}
 	}
-	attrs := xattrSize(n.xattrs)
+	attrs := xattrSize(n.xattrs())
 	if _, err := xattrCount(attrs); err != nil {
 		return err
 	}
@@ -99,14 +104,13 @@ func (l *layout) place(n *node) error {
 		l.end += room
 	}
 	n.placed = true
-	n.offset = l.end
-	n.ino = uint32(len(l.order) + 1)
+	n.nid = uint32(l.end / slotSize)
 	l.end = (l.end + need + slotSize - 1) &^ (slotSize - 1)
 	if n.spills() {
 		n.block = l.blocks // relative until it is written
 		l.blocks += uint32((n.size + BlockSize - 1) / BlockSize)
 	}
-	l.order = append(l.order, n)
+	l.order = append(l.order, n.id)
 	return nil
 }
 
@@ -114,11 +118,11 @@ func (l *layout) place(n *node) error {
 func (n *node) spills() bool { return (n.isDir() || n.isSymlink()) && !n.inline }
 
 // content is what a directory or symbolic link holds.
-func (n *node) content() []byte {
+func (l *layout) content(n *node) []byte {
 	if n.isDir() {
-		return n.dirents()
+		return l.tree.dirents(n)
 	}
-	return []byte(n.target)
+	return []byte(n.more.target)
 }
 
 // write writes the inodes and, from block spill on, what did not fit beside them.
@@ -126,11 +130,12 @@ func (l *layout) write(out *output, spill uint32) error {
 	if err := l.writeInodes(out, spill); err != nil {
 		return err
 	}
-	for _, n := range l.order {
+	for _, id := range l.order {
+		n := l.tree.node(id)
 		if !n.spills() {
 			continue
 		}
-		if err := out.write(n.content()); err != nil {
+		if err := out.write(l.content(n)); err != nil {
 			return err
 		}
 		if err := out.align(); err != nil {
@@ -144,14 +149,15 @@ func (l *layout) write(out *output, spill uint32) error {
 func (l *layout) writeInodes(o *output, spill uint32) error {
 	at := uint64(0)
 	var b []byte
-	for _, n := range l.order {
+	for i, id := range l.order {
+		n := l.tree.node(id)
 		if n.spills() {
 			n.block += spill
 		}
-		b = append(b[:0], make([]byte, n.offset-at)...)
-		b = appendXattrs(n.appendInode(b), n.xattrs)
+		b = append(b[:0], make([]byte, uint64(n.nid)*slotSize-at)...)
+		b = appendXattrs(n.appendInode(b, uint32(i+1)), n.xattrs())
 		if n.inline {
-			b = append(b, n.content()...)
+			b = append(b, l.content(n)...)
 		}
 		if err := o.write(b); err != nil {
 			return err
@@ -161,13 +167,14 @@ func (l *layout) writeInodes(o *output, spill uint32) error {
 	return o.align()
 }
 
-// appendInode encodes struct erofs_inode_extended.
-func (n *node) appendInode(b []byte) []byte {
+// appendInode encodes struct erofs_inode_extended; ino is what 32 bits show for the
+// inode's number.
+func (n *node) appendInode(b []byte, ino uint32) []byte {
 	format := uint16(extended | layoutPlain)
 	if n.inline {
 		format = extended | layoutInline
 	}
-	count, _ := xattrCount(xattrSize(n.xattrs)) // checked when placed
+	count, _ := xattrCount(xattrSize(n.xattrs())) // checked when placed
 	u := n.block
 	if f := n.mode & unix.S_IFMT; f == unix.S_IFCHR || f == unix.S_IFBLK {
 		u = n.rdev
@@ -179,7 +186,7 @@ func (n *node) appendInode(b []byte) []byte {
 	le.PutUint16(i[4:], n.mode)
 	le.PutUint64(i[8:], n.size)
 	le.PutUint32(i[16:], u)
-	le.PutUint32(i[20:], n.ino)
+	le.PutUint32(i[20:], ino)
 	le.PutUint32(i[24:], n.uid)
 	le.PutUint32(i[28:], n.gid)
 	le.PutUint64(i[32:], uint64(n.mtime))
@@ -188,68 +195,48 @@ func (n *node) appendInode(b []byte) []byte {
 	return append(b, i[:]...)
 }
 
-// names are a directory's, "." and ".." included, in the order of the format.
-func (n *node) names() []string {
-	names := make([]string, 0, len(n.children)+2)
-	names = append(names, ".", "..")
-	for name := range n.children {
-		names = append(names, name)
-	}
-	slices.Sort(names)
-	return names
-}
-
-// dirSize is the size of a directory of these names: full blocks, each with as many
-// entries as fit, and the used part of the last.
-func dirSize(names []string) int {
+// dirSize is the size of a sorted directory: full blocks, each with as many entries as
+// fit, and the used part of the last.
+func (t *tree) dirSize(dir *node) int {
 	size, used := 0, 0
-	for _, name := range names {
-		if used+direntSize+len(name) > BlockSize {
+	for _, c := range dir.more.slots {
+		entry := direntSize + len(t.text.at(c.name))
+		if used+entry > BlockSize {
 			size += BlockSize
 			used = 0
 		}
-		used += direntSize + len(name)
+		used += entry
 	}
 	return size + used
 }
 
 // dirents encodes a directory. Each block has its entries first and their names after.
-func (n *node) dirents() []byte {
-	names := n.names()
-	b := make([]byte, 0, n.size)
-	for len(names) > 0 {
+func (t *tree) dirents(dir *node) []byte {
+	list := dir.more.slots
+	b := make([]byte, 0, dir.size)
+	for len(list) > 0 {
 		count, used := 0, 0
-		for count < len(names) && used+direntSize+len(names[count]) <= BlockSize {
-			used += direntSize + len(names[count])
+		for count < len(list) && used+direntSize+len(t.text.at(list[count].name)) <= BlockSize {
+			used += direntSize + len(t.text.at(list[count].name))
 			count++
 		}
 		if len(b)%BlockSize != 0 {
 			b = append(b, make([]byte, BlockSize-len(b)%BlockSize)...)
 		}
 		nameoff := count * direntSize
-		for _, name := range names[:count] {
-			c := n.entry(name)
-			b = binary.LittleEndian.AppendUint64(b, c.offset/slotSize)
+		for _, c := range list[:count] {
+			n := t.node(c.node)
+			b = binary.LittleEndian.AppendUint64(b, uint64(n.nid))
 			b = binary.LittleEndian.AppendUint16(b, uint16(nameoff))
-			b = append(b, c.fileType(), 0)
-			nameoff += len(name)
+			b = append(b, n.fileType(), 0)
+			nameoff += len(t.text.at(c.name))
 		}
-		for _, name := range names[:count] {
-			b = append(b, name...)
+		for _, c := range list[:count] {
+			b = append(b, t.text.at(c.name)...)
 		}
-		names = names[count:]
+		list = list[count:]
 	}
 	return b
-}
-
-func (n *node) entry(name string) *node {
-	switch name {
-	case ".":
-		return n
-	case "..":
-		return n.parent
-	}
-	return n.children[name]
 }
 
 func (n *node) fileType() byte {

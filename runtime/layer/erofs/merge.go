@@ -71,17 +71,18 @@ func tooLarge() error {
 // stack puts one directory over another.
 func (t *tree) stack(lower, upper *node) {
 	lower.mode, lower.uid, lower.gid = upper.mode, upper.uid, upper.gid
-	lower.mtime, lower.nsec, lower.xattrs = upper.mtime, upper.nsec, upper.xattrs
-	for name, n := range upper.children {
-		old := lower.children[name]
+	lower.mtime, lower.nsec, lower.more.xattrs = upper.mtime, upper.nsec, upper.more.xattrs
+	for c, n := range t.children(upper) {
+		name := string(t.text.at(c.name))
+		old := t.child(lower, name)
 		if old != nil && old.isDir() && n.isDir() && !n.opaque {
 			t.stack(old, n)
 			continue
 		}
 		if n.isDir() {
-			n.parent = lower
+			n.more.parent = lower
 		}
-		lower.children[name] = n
+		t.set(lower, name, n)
 	}
 }
 
@@ -92,10 +93,10 @@ func (t *tree) settle() {
 		dir := queue[0]
 		queue = queue[1:]
 		dir.opaque, dir.overDelete, dir.nlink = false, false, 2
-		for name, n := range dir.children {
+		for _, n := range t.children(dir) {
 			switch {
 			case n.whiteout:
-				delete(dir.children, name)
+				n.gone = true
 			case n.isDir():
 				dir.nlink++
 				queue = append(queue, n)
@@ -112,8 +113,8 @@ func (t *tree) settle() {
 
 // writeMerged writes the metadata; the files' blocks, data of them, count from its end.
 func (t *tree) writeMerged(w io.WriterAt, data uint32, devices []uint32, o MergeOptions) (Result, error) {
-	l := &layout{end: rootOffset}
-	if err := l.placeAll(t.root); err != nil {
+	l := newLayout(t)
+	if err := l.placeAll(); err != nil {
 		return Result{}, err
 	}
 	const start = 1 // behind the superblock
@@ -123,7 +124,8 @@ func (t *tree) writeMerged(w io.WriterAt, data uint32, devices []uint32, o Merge
 	if meta+uint64(data) > math.MaxUint32 {
 		return Result{}, tooLarge()
 	}
-	for _, n := range l.order {
+	for _, id := range l.order {
+		n := t.node(id)
 		if n.mode&unix.S_IFMT == unix.S_IFREG && n.size > 0 {
 			n.block += uint32(meta)
 		}

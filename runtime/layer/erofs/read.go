@@ -76,7 +76,7 @@ func (i *Image) read(t *tree, base uint32) (*node, error) {
 	if !root.isDir() {
 		return nil, torn("root is no directory")
 	}
-	root.parent = root
+	root.more.parent = root
 	for len(r.queue) > 0 {
 		dir := r.queue[0]
 		r.queue = r.queue[1:]
@@ -102,10 +102,9 @@ func (r *reader) inode(nid uint64, base uint32) (*node, error) {
 	}
 	raw := r.meta[off : off+inodeSize]
 	le := binary.LittleEndian
-	n := &node{
-		mode: le.Uint16(raw[4:]), size: le.Uint64(raw[8:]), uid: le.Uint32(raw[24:]), gid: le.Uint32(raw[28:]),
-		mtime: int64(le.Uint64(raw[32:])), nsec: le.Uint32(raw[40:]),
-	}
+	n := r.tree.newNode()
+	n.mode, n.size, n.uid, n.gid = le.Uint16(raw[4:]), le.Uint64(raw[8:]), le.Uint32(raw[24:]), le.Uint32(raw[28:])
+	n.mtime, n.nsec = int64(le.Uint64(raw[32:])), le.Uint32(raw[40:])
 	attrs, rest, err := readInodeXattrs(r.meta[off+inodeSize:], le.Uint16(raw[2:]))
 	if err != nil {
 		return nil, fmt.Errorf("inode %d: %w", nid, err)
@@ -114,8 +113,10 @@ func (r *reader) inode(nid uint64, base uint32) (*node, error) {
 	if err := r.content(n, le.Uint16(raw[0:]), le.Uint32(raw[16:]), rest, base); err != nil {
 		return nil, fmt.Errorf("inode %d: %w", nid, err)
 	}
-	if err := r.tree.charge(0, len(n.target)+xattrSize(n.xattrs)); err != nil {
-		return nil, err
+	if n.more != nil {
+		if err := r.tree.charge(0, len(n.more.target)+xattrSize(n.more.xattrs)); err != nil {
+			return nil, err
+		}
 	}
 	r.seen[nid] = n
 	return n, nil
@@ -127,8 +128,8 @@ func (n *node) takeXattrs(attrs []xattr) {
 		switch {
 		case a.name == opaqueXattr:
 			n.opaque = n.opaque || a.value == "y" && n.isDir()
-		case !strings.HasPrefix(a.name, "trusted.overlay."):
-			n.xattrs = append(n.xattrs, a)
+		case !strings.HasPrefix(a.name, overlayXattrs):
+			n.own().xattrs = append(n.xattrs(), a)
 		}
 	}
 }
@@ -173,7 +174,8 @@ func (r *reader) ownContent(n *node, inline bool, u uint32, rest []byte) error {
 	}
 	rest = rest[:n.size]
 	if n.isDir() {
-		n.children, n.nlink = map[string]*node{}, 2
+		n.own()
+		n.nlink = 2
 		r.dirs[n] = rest
 		r.queue = append(r.queue, n)
 		return nil
@@ -181,7 +183,7 @@ func (r *reader) ownContent(n *node, inline bool, u uint32, rest []byte) error {
 	if n.size == 0 || n.size > maxTarget {
 		return torn("target of %d bytes", n.size)
 	}
-	n.target = string(rest)
+	n.own().target = string(rest)
 	return nil
 }
 
@@ -222,7 +224,7 @@ func (r *reader) entry(dir *node, name string, nid uint64, base uint32) error {
 	if name == "." || name == ".." {
 		return nil
 	}
-	if name == "" || len(name) > maxName || strings.ContainsRune(name, '/') || dir.children[name] != nil {
+	if name == "" || len(name) > maxName || strings.ContainsRune(name, '/') || r.tree.child(dir, name) != nil {
 		return torn("name %.80q in a directory", name)
 	}
 	n, err := r.inode(nid, base)

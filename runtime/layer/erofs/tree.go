@@ -2,6 +2,7 @@ package erofs
 
 import (
 	"fmt"
+	"hash/maphash"
 	"path"
 	"strings"
 
@@ -14,12 +15,10 @@ const (
 	maxLinks = 40   // followed in one path, as in the kernel
 )
 
-// node is an inode. Several names may lead to one that is not a directory.
+// node is an inode. Several names may lead to one that is not a directory. A layer may
+// have a million, hence the order of the fields and what is kept elsewhere.
 type node struct {
-	parent   *node            // directories only; the root's is itself
-	children map[string]*node // directories only
-	target   string           // symbolic links only
-	xattrs   []xattr
+	more *more // what only some have, or nil
 
 	size       uint64
 	mtime      int64
@@ -27,47 +26,104 @@ type node struct {
 	uid, gid   uint32
 	rdev       uint32
 	nlink      uint32
+	id         uint32 // its place in the tree
 	mode       uint16 // with S_IFMT
 	whiteout   bool   // stands for a name that the layer deletes
 	overDelete bool   // replaces a name of lower layers that the layer deletes, too
 	opaque     bool   // hides what lower layers have in this directory
+	gone       bool   // not to be written
 
 	// Set by the layout.
-	block  uint32 // of the data
-	offset uint64 // in the inode area
-	ino    uint32
 	inline bool
 	placed bool
+	block  uint32 // of the data
+	nid    uint32 // the inode's number: its place in the inode area, in slots
+}
+
+// more is what directories have, and symbolic links, and whatever has attributes.
+type more struct {
+	names         // directories only
+	parent *node  // directories only; the root's is itself
+	target string // symbolic links only
+	xattrs []xattr
 }
 
 func (n *node) isDir() bool     { return n.mode&unix.S_IFMT == unix.S_IFDIR }
 func (n *node) isSymlink() bool { return n.mode&unix.S_IFMT == unix.S_IFLNK }
 
+// own returns the node's more, which it makes if there is none.
+func (n *node) own() *more {
+	if n.more == nil {
+		n.more = &more{}
+	}
+	return n.more
+}
+
+func (n *node) xattrs() []xattr {
+	if n.more == nil {
+		return nil
+	}
+	return n.more.xattrs
+}
+
+// setXattrs costs nothing where there are none.
+func (n *node) setXattrs(attrs []xattr) {
+	if len(attrs) > 0 || n.more != nil {
+		n.own().xattrs = attrs
+	}
+}
+
 // tree is the metadata of one layer. Names are resolved in it and nowhere else:
 // nothing of the host's file system is ever looked at.
 type tree struct {
-	root   *node
-	limits Limits
-	nodes  int
-	bytes  int64
+	root        *node
+	limits      Limits
+	slabs       [][]node // never moved
+	count       uint32   // of nodes, those included that have lost their names
+	entries     int      // charged for
+	bytes       int64
+	text        text
+	seed        maphash.Seed
+	dot, dotdot uint32
 }
 
+const slabSize = 256
+
 func newTree(l Limits) *tree {
-	t := &tree{limits: l, root: newDir()}
-	t.root.parent = t.root
+	t := &tree{limits: l, seed: maphash.MakeSeed()}
+	t.dot, t.dotdot = t.text.add("."), t.text.add("..")
+	t.root = t.newDir()
+	t.root.more.parent = t.root
 	return t
 }
 
-// newDir is a directory as it is invented where a tar leaves it out.
-func newDir() *node {
-	return &node{mode: unix.S_IFDIR | 0o755, children: map[string]*node{}, nlink: 2}
+// newNode makes a node that has no name yet.
+func (t *tree) newNode() *node {
+	at := t.count % slabSize
+	if at == 0 {
+		t.slabs = append(t.slabs, make([]node, slabSize))
+	}
+	n := &t.slabs[len(t.slabs)-1][at]
+	t.count++
+	n.id = t.count
+	return n
 }
 
-// charge accounts for a new name and for bytes of strings that stay in memory.
-func (t *tree) charge(names, bytes int) error {
-	t.nodes += names
+// node is the one with that id.
+func (t *tree) node(id uint32) *node { return &t.slabs[(id-1)/slabSize][(id-1)%slabSize] }
+
+// newDir is a directory as it is invented where a tar leaves it out.
+func (t *tree) newDir() *node {
+	n := t.newNode()
+	n.mode, n.nlink, n.more = unix.S_IFDIR|0o755, 2, &more{}
+	return n
+}
+
+// charge accounts for entries and for bytes of strings that stay in memory.
+func (t *tree) charge(entries, bytes int) error {
+	t.entries += entries
 	t.bytes += int64(bytes)
-	if t.nodes > t.limits.Entries {
+	if t.entries > t.limits.Entries {
 		return fmt.Errorf("more than %d entries: %w", t.limits.Entries, errdefs.ErrResourceExhausted)
 	}
 	if t.bytes > t.limits.Metadata {
@@ -116,25 +172,28 @@ func (t *tree) dir(parts []string, create bool) (*node, error) {
 		case "", ".":
 			continue
 		case "..":
-			at = at.parent
+			at = at.more.parent
 			continue
 		}
-		next := at.children[name]
+		next := t.child(at, name)
 		if next != nil && next.isSymlink() {
 			if links++; links > maxLinks {
 				return nil, fmt.Errorf("too many symbolic links in %.80q: %w", path.Join(parts...), errdefs.ErrInvalidArgument)
 			}
-			if strings.HasPrefix(next.target, "/") {
+			if strings.HasPrefix(next.more.target, "/") {
 				at = t.root
 			}
-			rest = append(strings.Split(next.target, "/"), rest...)
+			rest = append(strings.Split(next.more.target, "/"), rest...)
 			continue
 		}
 		if next == nil || !next.isDir() {
 			if !create {
 				return nil, fmt.Errorf("look up %.80q: %w", path.Join(parts...), errdefs.ErrNotFound)
 			}
-			next = newDir()
+			if strings.HasPrefix(name, whiteoutPrefix) {
+				return nil, fmt.Errorf("a link leads to whiteout %.80q: %w", name, errdefs.ErrInvalidArgument)
+			}
+			next = t.newDir()
 			if err := t.put(at, name, next); err != nil {
 				return nil, err
 			}
@@ -145,32 +204,30 @@ func (t *tree) dir(parts []string, create bool) (*node, error) {
 }
 
 // put makes n the child of dir under name. What was there is gone, except that a
-// directory replacing a deletion hides what lower layers have below that name.
+// directory replacing a deletion hides what lower layers have below that name. An
+// entry that replaces another is charged like any: the limit is on work done.
 func (t *tree) put(dir *node, name string, n *node) error {
 	if len(name) > maxName {
 		return fmt.Errorf("name %.40q… has %d bytes: %w", name, len(name), errdefs.ErrInvalidArgument)
 	}
-	old := dir.children[name]
-	if old == nil {
-		if err := t.charge(1, len(name)); err != nil {
-			return err
-		}
-	} else {
+	if err := t.charge(1, len(name)); err != nil {
+		return err
+	}
+	if old := t.child(dir, name); old != nil {
 		n.overDelete = n.overDelete || old.whiteout || old.overDelete
 		t.drop(dir, old)
 	}
 	if n.isDir() {
-		n.parent = dir
+		n.more.parent = dir
 		dir.nlink++
 	} else {
 		n.nlink++
 	}
-	dir.children[name] = n
+	t.set(dir, name, n)
 	return nil
 }
 
-// drop takes back what the name counted for. Names below a dropped directory stay
-// charged: the limit is on work done.
+// drop takes back what the name counted for.
 func (t *tree) drop(dir, old *node) {
 	if old.isDir() {
 		dir.nlink--
@@ -178,7 +235,7 @@ func (t *tree) drop(dir, old *node) {
 		for stack := []*node{old}; len(stack) > 0; {
 			d := stack[len(stack)-1]
 			stack = stack[:len(stack)-1]
-			for _, c := range d.children {
+			for _, c := range t.children(d) {
 				if c.isDir() {
 					stack = append(stack, c)
 				} else {
@@ -205,13 +262,13 @@ func (t *tree) link(dir *node, name, target string) error {
 	if err != nil {
 		return fmt.Errorf("hard link: %w: %w", errdefs.ErrInvalidArgument, err)
 	}
-	n := from.children[parts[last]]
+	n := t.child(from, parts[last])
 	switch {
 	case n == nil || n.whiteout:
 		return fmt.Errorf("hard link to %.80q, which is not in the layer: %w", target, errdefs.ErrInvalidArgument)
 	case n.isDir():
 		return fmt.Errorf("hard link to directory %.80q: %w", target, errdefs.ErrInvalidArgument)
-	case dir.children[name] == n:
+	case t.child(dir, name) == n:
 		return nil // to itself, or a second time
 	}
 	return t.put(dir, name, n)
@@ -221,11 +278,13 @@ func (t *tree) link(dir *node, name, target string) error {
 // name stays, whatever the order of the two in the tar (OCI image specification,
 // "Whiteouts").
 func (t *tree) whiteOut(dir *node, name string) error {
-	if old := dir.children[name]; old != nil {
+	if old := t.child(dir, name); old != nil {
 		if old.isDir() {
 			old.overDelete = true
 		}
 		return nil
 	}
-	return t.put(dir, name, &node{mode: unix.S_IFCHR, whiteout: true})
+	n := t.newNode()
+	n.mode, n.whiteout = unix.S_IFCHR, true
+	return t.put(dir, name, n)
 }

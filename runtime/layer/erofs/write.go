@@ -15,8 +15,9 @@ import (
 
 // Limits bounds what one tar may make the writer keep in memory or read through.
 type Limits struct {
-	// Entries is the most names (files, directories, links) an image may have. Each
-	// costs up to 300 bytes of memory besides its strings.
+	// Entries is the most entries (files, directories, links, directories that are only
+	// implied) a tar may have. A file costs about 100 bytes of memory, a directory or
+	// symbolic link 200.
 	Entries int
 	// Metadata is the most bytes of names, link targets and xattrs together.
 	Metadata int64
@@ -25,7 +26,7 @@ type Limits struct {
 	Sparse int64
 }
 
-// DefaultLimits admit every layer seen in the field: some 600 MB of memory at worst.
+// DefaultLimits admit every layer seen in the field: some 700 MiB of memory at worst.
 func DefaultLimits() Limits {
 	return Limits{Entries: 2 << 20, Metadata: 256 << 20, Sparse: 64 << 30}
 }
@@ -47,8 +48,8 @@ type Options struct {
 type Result struct {
 	Size   int64 // bytes, a multiple of BlockSize
 	Inodes uint64
-	// Dropped counts what the tar had and the image has not: forged overlayfs marks
-	// (0/0 character devices, trusted.* xattrs) and xattrs that EROFS cannot hold.
+	// Dropped counts the xattrs that the tar had and the image has not: those of the
+	// trusted name space, and those that EROFS cannot hold.
 	Dropped int
 }
 
@@ -90,6 +91,7 @@ func (l Limits) withDefaults() Limits {
 	if l.Sparse == 0 {
 		l.Sparse = d.Sparse
 	}
+	l.Metadata = min(l.Metadata, maxText)
 	return l
 }
 
@@ -191,9 +193,6 @@ func (w *writer) entry(ctx context.Context, h *tar.Header, data io.Reader) error
 	if err != nil {
 		return err
 	}
-	if n.mode&unix.S_IFMT == unix.S_IFCHR && n.rdev == 0 {
-		return w.dropDevice(dir, name)
-	}
 	if n.mode&unix.S_IFMT == unix.S_IFREG && h.Size > 0 {
 		if n.block, err = w.out.block(); err != nil {
 			return err
@@ -218,7 +217,7 @@ func (w *writer) rootEntry(h *tar.Header) error {
 		return err
 	}
 	w.tree.root.become(n)
-	return nil
+	return w.tree.charge(1, 0)
 }
 
 func (w *writer) whiteout(dir *node, name, deleted string) error {
@@ -232,26 +231,10 @@ func (w *writer) whiteout(dir *node, name, deleted string) error {
 	return w.tree.whiteOut(dir, deleted)
 }
 
-// dropDevice leaves a 0/0 character device out of the image: overlayfs would take it
-// for a whiteout, and it is good for nothing else. An earlier entry of that name goes
-// as it would in an extraction.
-func (w *writer) dropDevice(dir *node, name string) error {
-	w.dropped++
-	old := dir.children[name]
-	if old != nil && !old.whiteout {
-		w.tree.drop(dir, old)
-		delete(dir.children, name)
-		if old.overDelete {
-			return w.tree.whiteOut(dir, name)
-		}
-	}
-	return nil
-}
-
 func (w *writer) add(dir *node, name string, n *node) error {
-	if old := dir.children[name]; old != nil && old.isDir() && n.isDir() {
+	if old := w.tree.child(dir, name); old != nil && old.isDir() && n.isDir() {
 		old.become(n)
-		return nil
+		return w.tree.charge(1, 0)
 	}
 	return w.tree.put(dir, name, n)
 }
@@ -259,7 +242,7 @@ func (w *writer) add(dir *node, name string, n *node) error {
 // become takes over the attributes of a later entry for the same directory.
 func (n *node) become(m *node) {
 	n.mode, n.uid, n.gid, n.mtime, n.nsec = m.mode, m.uid, m.gid, m.mtime, m.nsec
-	n.xattrs = mergeXattrs(n.xattrs, m.xattrs)
+	n.setXattrs(mergeXattrs(n.xattrs(), m.xattrs()))
 }
 
 func (w *writer) budget(n int) error {
@@ -272,7 +255,8 @@ func (w *writer) budget(n int) error {
 
 // newNode translates a header that is not a hard link.
 func (w *writer) newNode(h *tar.Header) (*node, error) {
-	n := &node{mode: uint16(h.Mode & 0o7777)}
+	n := w.tree.newNode()
+	n.mode = uint16(h.Mode & 0o7777)
 	if err := n.setType(h); err != nil {
 		return nil, err
 	}
@@ -285,9 +269,9 @@ func (w *writer) newNode(h *tar.Header) (*node, error) {
 	if err != nil {
 		return nil, err
 	}
-	n.xattrs = mergeXattrs(nil, attrs)
+	n.setXattrs(mergeXattrs(nil, attrs))
 	w.dropped += dropped
-	return n, w.tree.charge(0, len(n.target)+xattrSize(n.xattrs))
+	return n, w.tree.charge(0, len(h.Linkname)+xattrSize(attrs))
 }
 
 func (n *node) setType(h *tar.Header) error {
@@ -298,14 +282,14 @@ func (n *node) setType(h *tar.Header) error {
 	case tar.TypeDir:
 		n.mode |= unix.S_IFDIR
 		n.nlink = 2
-		n.children = map[string]*node{}
+		n.own()
 	case tar.TypeSymlink:
 		n.mode |= unix.S_IFLNK
-		n.target = h.Linkname
-		if n.target == "" || len(n.target) > maxTarget || strings.ContainsRune(n.target, 0) {
-			return fmt.Errorf("symbolic link to %.80q: %w", n.target, errdefs.ErrInvalidArgument)
+		if h.Linkname == "" || len(h.Linkname) > maxTarget || strings.ContainsRune(h.Linkname, 0) {
+			return fmt.Errorf("symbolic link to %.80q: %w", h.Linkname, errdefs.ErrInvalidArgument)
 		}
-		n.size = uint64(len(n.target))
+		n.own().target = strings.Clone(h.Linkname)
+		n.size = uint64(len(h.Linkname))
 	case tar.TypeChar, tar.TypeBlock:
 		if h.Devmajor < 0 || h.Devmajor > 0xfff || h.Devminor < 0 || h.Devminor > 0xfffff {
 			return fmt.Errorf("device %d:%d: %w", h.Devmajor, h.Devminor, errdefs.ErrInvalidArgument)
@@ -313,6 +297,9 @@ func (n *node) setType(h *tar.Header) error {
 		n.mode |= unix.S_IFCHR
 		if h.Typeflag == tar.TypeBlock {
 			n.mode = n.mode&^unix.S_IFMT | unix.S_IFBLK
+		}
+		if h.Typeflag == tar.TypeChar && h.Devmajor == 0 && h.Devminor == 0 {
+			return fmt.Errorf("character device 0:0, which overlayfs takes for a whiteout: %w", errdefs.ErrInvalidArgument)
 		}
 		major, minor := uint32(h.Devmajor), uint32(h.Devminor)
 		n.rdev = minor&0xff | major<<8 | minor&^0xff<<12 // new_encode_dev of the kernel

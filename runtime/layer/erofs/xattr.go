@@ -14,6 +14,9 @@ const (
 	paxXattr    = "SCHILY.xattr."
 	xattrHeader = 12
 	opaqueXattr = "trusted.overlay.opaque"
+	// overlayXattrs begin all marks of an overlayfs that is not mounted with userxattr,
+	// and none is here.
+	overlayXattrs = "trusted.overlay."
 )
 
 type xattr struct{ name, value string }
@@ -41,15 +44,18 @@ func xattrIndex(name string) (index byte, rest string, ok bool) {
 	return 0, "", false
 }
 
-// readXattrs takes the extended attributes out of PAX records. All of trusted.* is
-// dropped: trusted.overlay.* would let an image redirect overlayfs to files of its
-// choice, and no other trusted attribute has a meaning inside a container (containerd
-// does not set them either). So is what EROFS has no name space for.
+// readXattrs takes the extended attributes out of PAX records. trusted.overlay.* is
+// refused: it would let an image redirect overlayfs to files of its choice. The rest of
+// trusted.* is dropped, since it has no meaning inside a container (containerd does not
+// set it either), and so is what EROFS has no name space for.
 func readXattrs(records map[string]string) (attrs []xattr, dropped int, err error) {
 	for key, value := range records {
 		name, found := strings.CutPrefix(key, paxXattr)
 		if !found {
 			continue
+		}
+		if strings.HasPrefix(name, overlayXattrs) {
+			return nil, 0, fmt.Errorf("xattr %.80q, a mark of overlayfs: %w", name, errdefs.ErrInvalidArgument)
 		}
 		_, rest, known := xattrIndex(name)
 		if !known || strings.HasPrefix(name, "trusted.") {
