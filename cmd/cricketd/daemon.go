@@ -93,7 +93,8 @@ func assemble(ctx context.Context, c config.Config, keep *keeper, log *slog.Logg
 		Root: filepath.Join(c.Root, "images"), HostsDir: c.Images.HostsDir, Layers: layers, Log: log,
 		AuthFile: c.Images.AuthFile, Pinned: c.Images.Pinned, Parallel: c.Images.MaxConcurrentDownloads,
 		PerRegistry: c.Images.MaxRegistryDownloads, Total: c.Images.MaxTotalDownloads,
-		Stall: stall(c.Images.ProgressDeadline.Duration), UserAgent: "cricket/" + version,
+		MaxLayer: int64(c.Images.MaxLayerSize) << 20,
+		Stall:    stall(c.Images.ProgressDeadline.Duration), UserAgent: "cricket/" + version,
 		Trust: trust.Policies{File: c.Images.SignaturePolicy, Dir: c.Images.SignaturePolicyDir},
 	})
 	if err != nil {

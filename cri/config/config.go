@@ -83,6 +83,7 @@ type Images struct {
 	MaxRegistryDownloads   int      `toml:"max_registry_downloads"`
 	MaxTotalDownloads      int      `toml:"max_total_downloads"`
 	ProgressDeadline       Duration `toml:"progress_deadline"`
+	MaxLayerSize           int      `toml:"max_layer_size"` // MiB
 	Pinned                 []string `toml:"pinned"`
 	Prefetch               []string `toml:"prefetch"`
 	FSVerity               bool     `toml:"fs_verity"`

@@ -143,6 +143,7 @@ func (c *Config) checkImages(k *checker) {
 			k.absolute(key, path)
 		}
 	}
+	k.within("images.max_layer_size", c.Images.MaxLayerSize, 1, 16<<20)
 	for _, p := range c.Images.Pinned {
 		if strings.TrimSpace(p) != p || p == "" {
 			k.bad("images.pinned", "%q cannot match a reference", p)

@@ -111,9 +111,10 @@ func zstdSkippable(head []byte) bool {
 // inflated is the tar stream of a blob. It ends a stream that grows beyond all measure,
 // and says of what cannot be read why.
 type inflated struct {
-	from io.Reader
-	blob *verifier
-	left int64
+	from  io.Reader
+	blob  *verifier
+	left  int64
+	limit int64
 }
 
 func (i *inflated) Read(p []byte) (n int, err error) {
@@ -121,7 +122,7 @@ func (i *inflated) Read(p []byte) (n int, err error) {
 	n, err = i.from.Read(p)
 	i.left -= int64(n)
 	if i.left < 0 {
-		return 0, fmt.Errorf("inflate layer: %w: larger than the limit", errdefs.ErrResourceExhausted)
+		return 0, fmt.Errorf("inflate layer: %w: more than %d bytes, the limit", errdefs.ErrResourceExhausted, i.limit)
 	}
 	if err != nil && !errors.Is(err, io.EOF) {
 		err = i.blob.reason(err)

@@ -224,7 +224,7 @@ func TestPanicIsAnError(t *testing.T) {
 		t.Errorf("error = %v, want internal", err)
 	}
 	k.wantEmpty(t)
-	in := inflated{from: nil, left: 1}
+	in := inflated{from: nil, left: 1, limit: 1}
 	if _, err := in.Read(make([]byte, 1)); !errdefs.IsInternal(err) {
 		t.Errorf("error = %v, want internal", err)
 	}

@@ -190,7 +190,7 @@ func (s *Store) unpack(ctx context.Context, id digest.Digest, checked *verifier)
 		return fmt.Errorf("inflate %s: %w", checked.want.Digest, checked.reason(err))
 	}
 	defer tar.Close()
-	if err := s.opts.Layers.Ingest(ctx, id, &inflated{tar, checked, s.opts.MaxLayer}); err != nil {
+	if err := s.opts.Layers.Ingest(ctx, id, &inflated{tar, checked, s.opts.MaxLayer, s.opts.MaxLayer}); err != nil {
 		return fmt.Errorf("ingest %s: %w", checked.want.Digest, err)
 	}
 	return nil

@@ -1,6 +1,7 @@
 package image
 
 import (
+	"bytes"
 	"cmp"
 	"context"
 	"encoding/json"
@@ -28,6 +29,7 @@ const (
 	maxConfig   = 8 << 20
 	maxLayers   = 500 // overlayfs stacks no more
 	maxNesting  = 4   // indexes in indexes
+	maxList     = 4096
 )
 
 // source is the image as the registry describes it.
@@ -42,18 +44,48 @@ type source struct {
 
 // document is what indexes and manifests look like before one knows which it is.
 type document struct {
-	MediaType string               `json:"mediaType"`
-	Schema    int                  `json:"schemaVersion"`
-	Manifests []ocispec.Descriptor `json:"manifests"`
-	Config    *ocispec.Descriptor  `json:"config"`
-	Layers    []ocispec.Descriptor `json:"layers"`
-	FSLayers  json.RawMessage      `json:"fsLayers"`
-	Artifact  string               `json:"artifactType"`
+	MediaType string                   `json:"mediaType"`
+	Schema    int                      `json:"schemaVersion"`
+	Manifests list[ocispec.Descriptor] `json:"manifests"`
+	Config    *ocispec.Descriptor      `json:"config"`
+	Layers    list[ocispec.Descriptor] `json:"layers"`
+	FSLayers  json.RawMessage          `json:"fsLayers"`
+	Artifact  string                   `json:"artifactType"`
 }
 
 // documents hands out manifests and configurations, checked.
 type documents interface {
 	document(ctx context.Context, desc ocispec.Descriptor, limit int64) ([]byte, error)
+}
+
+// list is an array of a document. A document of megabytes, most of it commas, would
+// otherwise become hundreds of megabytes in memory.
+type list[T any] []T
+
+// UnmarshalJSON implements json.Unmarshaler.
+func (l *list[T]) UnmarshalJSON(raw []byte) error {
+	*l = nil
+	dec := json.NewDecoder(bytes.NewReader(raw))
+	switch open, err := dec.Token(); {
+	case err != nil:
+		return err
+	case open == nil: // null
+		return nil
+	case open != json.Delim('['):
+		return fmt.Errorf("%v where a list is expected", open)
+	}
+	*l = list[T]{}
+	for dec.More() {
+		if len(*l) == maxList {
+			return fmt.Errorf("a list of more than %d elements", maxList)
+		}
+		var element T
+		if err := dec.Decode(&element); err != nil {
+			return err
+		}
+		*l = append(*l, element)
+	}
+	return nil
 }
 
 // readSource follows a descriptor through indexes to the manifest for this platform, and
@@ -96,6 +128,12 @@ func readDocument(ctx context.Context, from documents, desc ocispec.Descriptor) 
 	if err != nil {
 		return doc, err
 	}
+	return parseDocument(raw)
+}
+
+// parseDocument reads an index or a manifest.
+func parseDocument(raw []byte) (document, error) {
+	var doc document
 	if err := json.Unmarshal(raw, &doc); err != nil {
 		return doc, fmt.Errorf("%w: %w", errdefs.ErrFailedPrecondition, err)
 	}
@@ -184,12 +222,25 @@ func (s *source) readConfig(ctx context.Context, from documents, desc ocispec.De
 	return s.checkLayers()
 }
 
+// configuration is an image's, with lists of bounded length in place of two others.
+type configuration struct {
+	ocispec.Image
+	RootFS struct {
+		Type    string              `json:"type"`
+		DiffIDs list[digest.Digest] `json:"diff_ids"`
+	} `json:"rootfs"`
+	History list[ocispec.History] `json:"history,omitempty"`
+}
+
 // parseConfig reads a configuration and checks what the rest relies on.
 func parseConfig(raw []byte) (ocispec.Image, error) {
-	var img ocispec.Image
-	if err := json.Unmarshal(raw, &img); err != nil {
-		return img, fmt.Errorf("%w: %w", errdefs.ErrFailedPrecondition, err)
+	var file configuration
+	if err := json.Unmarshal(raw, &file); err != nil {
+		return ocispec.Image{}, fmt.Errorf("%w: %w", errdefs.ErrFailedPrecondition, err)
 	}
+	img := file.Image
+	img.RootFS = ocispec.RootFS{Type: file.RootFS.Type, DiffIDs: file.RootFS.DiffIDs}
+	img.History = file.History
 	if t := img.RootFS.Type; t != "" && t != "layers" {
 		return img, fmt.Errorf("%w: rootfs of type %q", errdefs.ErrFailedPrecondition, t)
 	}

@@ -49,7 +49,7 @@ type Options struct {
 	// one more; 250 milliseconds if zero.
 	Backoff time.Duration
 	// MaxLayer bounds one layer's tar stream in bytes, against layers that inflate
-	// without end; 128 GiB if zero. A disk that fills up before that fails the pull with
+	// without end (images.max_layer_size); 128 GiB if zero. A disk that fills up before that fails the pull with
 	// ErrResourceExhausted, and what the pull took is given back.
 	MaxLayer int64
 	// Trust says which images may be pulled and used.

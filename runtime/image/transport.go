@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"net/http"
+	"strings"
 	"time"
 
 	"github.com/containerd/errdefs"
@@ -42,6 +43,9 @@ func (t transport) RoundTrip(req *http.Request) (*http.Response, error) {
 		return nil, err
 	}
 	resp.Body = &body{resp.Body, w, t.reg.counts}
+	if isManifest(req) {
+		resp.Body = &boundedBody{resp.Body, maxManifest}
+	}
 	return resp, nil
 }
 
@@ -84,6 +88,14 @@ func (t transport) judge(req *http.Request, resp *http.Response) error {
 		}
 	}
 	return nil
+}
+
+// isManifest says whether a request was made, or redirected, for a manifest or index.
+func isManifest(req *http.Request) bool {
+	for req.Response != nil && req.Response.Request != nil {
+		req = req.Response.Request
+	}
+	return strings.Contains(req.URL.Path, "/manifests/")
 }
 
 // errBadRange is passing: the blob is asked for as a whole the next time.
@@ -180,4 +192,22 @@ func (b *body) Close() error {
 	err := b.ReadCloser.Close()
 	b.watch.close()
 	return err
+}
+
+// boundedBody ends with an error beyond so many bytes. Of a registry that does not say
+// what a tag stands for the resolver reads all that it sends.
+type boundedBody struct {
+	io.ReadCloser
+	left int64
+}
+
+func (b *boundedBody) Read(buf []byte) (int, error) {
+	if int64(len(buf)) > b.left+1 {
+		buf = buf[:b.left+1]
+	}
+	n, err := b.ReadCloser.Read(buf)
+	if b.left -= int64(n); b.left < 0 {
+		return 0, fmt.Errorf("read manifest: %w: more than %d bytes", errdefs.ErrFailedPrecondition, maxManifest)
+	}
+	return n, err
 }

@@ -2,6 +2,7 @@ package erofs
 
 import (
 	"archive/tar"
+	"bytes"
 	"context"
 	"fmt"
 	"io"
@@ -25,11 +26,12 @@ func (i *Image) CheckTree(l Limits) error {
 // .wh., attributes as PAX records. Names are sorted, so that equal images make equal tars,
 // and Write makes the same image of the tar again, but for its UUID.
 func (i *Image) WriteTar(ctx context.Context, to io.Writer, l Limits) error {
-	root, err := i.read(newTree(l.withDefaults()), 0)
+	tree := newTree(l.withDefaults())
+	root, err := i.read(tree, 0)
 	if err != nil {
 		return err
 	}
-	t := &untar{image: i, out: tar.NewWriter(to), buf: make([]byte, bufferSize), named: map[*node]string{}}
+	t := &untar{image: i, tree: tree, out: tar.NewWriter(to), buf: make([]byte, bufferSize), named: map[*node]string{}}
 	if err := t.dir(ctx, "./", root); err != nil {
 		return err
 	}
@@ -46,6 +48,7 @@ const maxTarPath = 16 * maxPath
 // untar is Write the other way round.
 type untar struct {
 	image *Image
+	tree  *tree
 	out   *tar.Writer
 	buf   []byte
 	named map[*node]string // files by their first name, for hard links
@@ -61,16 +64,17 @@ func (t *untar) dir(ctx context.Context, name string, n *node) error {
 			return err
 		}
 	}
-	names := make([]string, 0, len(n.children))
-	for child := range n.children {
-		names = append(names, child)
+	text := &t.tree.text
+	children := make([]child, 0, n.more.used)
+	for c := range t.tree.children(n) {
+		children = append(children, c)
 	}
-	slices.Sort(names)
-	for _, child := range names {
+	slices.SortFunc(children, func(a, b child) int { return bytes.Compare(text.at(a.name), text.at(b.name)) })
+	for _, c := range children {
 		if err := ctx.Err(); err != nil {
 			return err
 		}
-		if err := t.entry(ctx, within, child, n.children[child]); err != nil {
+		if err := t.entry(ctx, within, string(text.at(c.name)), t.tree.node(c.node)); err != nil {
 			return err
 		}
 	}
@@ -108,14 +112,14 @@ func (t *untar) header(name string, n *node) error {
 		Name: name, Mode: int64(n.mode & 0o7777), Uid: int(n.uid), Gid: int(n.gid),
 		ModTime: time.Unix(n.mtime, int64(n.nsec)), PAXRecords: map[string]string{},
 	}
-	for _, a := range n.xattrs {
+	for _, a := range n.xattrs() {
 		h.PAXRecords[paxXattr+a.name] = a.value
 	}
 	switch n.mode & unix.S_IFMT {
 	case unix.S_IFDIR:
 		h.Typeflag = tar.TypeDir
 	case unix.S_IFLNK:
-		h.Typeflag, h.Linkname = tar.TypeSymlink, n.target
+		h.Typeflag, h.Linkname = tar.TypeSymlink, n.more.target
 	case unix.S_IFCHR, unix.S_IFBLK:
 		h.Typeflag = tar.TypeChar
 		if n.mode&unix.S_IFMT == unix.S_IFBLK {

@@ -173,33 +173,6 @@ func TestKernelShowsWhatGNUTarExtracts(t *testing.T) {
 	compare(t, snapshot(t, mount(t, img)), want)
 }
 
-func TestGNUSparseFiles(t *testing.T) {
-	for _, format := range []string{"gnu", "posix"} {
-		d := t.TempDir()
-		f, err := os.Create(d + "/sparse")
-		if err != nil {
-			t.Fatal(err)
-		}
-		f.WriteAt([]byte("begin"), 0)
-		f.WriteAt([]byte("middle"), 5<<20+123)
-		f.Truncate(20 << 20)
-		f.Close()
-		in, err := exec.Command("tar", "-c", "-S", "--format="+format, "-C", d, ".").Output()
-		if err != nil {
-			t.Fatal(err)
-		}
-		if len(in) > 1<<20 {
-			t.Fatalf("%s: tar of %d bytes is not sparse", format, len(in))
-		}
-		img, _ := image(t, bytes.NewReader(in), Options{})
-		compare(t, snapshot(t, mount(t, img)), snapshot(t, extract(t, in)))
-		var st unix.Stat_t
-		if err := unix.Stat(img, &st); err != nil || st.Blocks*512 > 2<<20 {
-			t.Errorf("%s: image occupies %d bytes, %v", format, st.Blocks*512, err)
-		}
-	}
-}
-
 func TestLargeDirectory(t *testing.T) {
 	const count = 100_000
 	var es []entry
