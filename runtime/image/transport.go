@@ -80,6 +80,9 @@ func (t transport) judge(req *http.Request, resp *http.Response) error {
 		t.reg.mu.Unlock()
 		return &limitedError{req.URL.Host, resp.StatusCode, until}
 	}
+	if resp.StatusCode == http.StatusOK && isManifest(req) && resp.ContentLength > maxManifest {
+		return fmt.Errorf("read manifest: %w: %d bytes, at most %d are read", errdefs.ErrFailedPrecondition, resp.ContentLength, maxManifest)
+	}
 	if resp.StatusCode == http.StatusPartialContent {
 		asked, got := req.Header.Get("Range"), resp.Header.Get("Content-Range")
 		if !answers(got, asked) {

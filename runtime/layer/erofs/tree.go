@@ -260,7 +260,7 @@ func (t *tree) link(dir *node, name, target string) error {
 	last := len(parts) - 1
 	from, err := t.dir(parts[:last], false)
 	if err != nil {
-		return fmt.Errorf("hard link: %w: %w", errdefs.ErrInvalidArgument, err)
+		return fmt.Errorf("hard link to %.80q: %w: %w", target, errdefs.ErrInvalidArgument, err)
 	}
 	n := t.child(from, parts[last])
 	switch {
