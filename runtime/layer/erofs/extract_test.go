@@ -5,6 +5,7 @@ import (
 	"bytes"
 	"fmt"
 	"io"
+	"math/rand/v2"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -102,42 +103,64 @@ func attach(t *testing.T, img string) string {
 	return fmt.Sprintf("/proc/self/fd/%d/.", fd)
 }
 
-// FuzzExtract gives a tar of conflicting entries to the writer and to GNU tar. Where both
+// extractBoth gives a tar of conflicting entries to the writer and to GNU tar. Where both
 // take it, the image passes fsck.erofs and shows what GNU tar has extracted. The writer
 // answers with the kinds of error that it may.
+func extractBoth(t *testing.T, script []byte) (compared bool) {
+	t.Helper()
+	in := scriptTar(script)
+	img := filepath.Join(t.TempDir(), "image")
+	out, err := os.Create(img)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer out.Close()
+	if _, err := Write(t.Context(), out, bytes.NewReader(in), Options{}); err != nil {
+		if !errdefs.IsInvalidArgument(err) {
+			t.Fatalf("write: %v", err)
+		}
+		return false
+	}
+	if msg, err := exec.Command("fsck.erofs", img).CombinedOutput(); err != nil {
+		t.Fatalf("fsck.erofs: %v\n%s", err, msg)
+	}
+	got := withoutDirTimes(snapshot(t, attach(t, img)))
+	d := t.TempDir()
+	cmd := exec.Command("tar", "-x", "-p", "--numeric-owner", "--recursive-unlink", "-C", d)
+	cmd.Stdin = bytes.NewReader(in)
+	if cmd.Run() != nil {
+		return false // it does not take links that it has put off, nor what lies behind them
+	}
+	compare(t, got, withoutDirTimes(snapshot(t, d)))
+	if t.Failed() {
+		t.Fatalf("%q\n%s", script, listing(in))
+	}
+	return true
+}
+
 func FuzzExtract(f *testing.F) {
 	for _, seed := range extractSeeds {
 		f.Add([]byte(seed))
 	}
-	f.Fuzz(func(t *testing.T, script []byte) {
-		in := scriptTar(script)
-		img := filepath.Join(t.TempDir(), "image")
-		out, err := os.Create(img)
-		if err != nil {
-			t.Fatal(err)
+	f.Fuzz(func(t *testing.T, script []byte) { extractBoth(t, script) })
+}
+
+// TestConflictingEntries: some scripts, the same at every run, of up to seven entries.
+func TestConflictingEntries(t *testing.T) {
+	random := rand.New(rand.NewPCG(1, 2))
+	compared := 0
+	for range 60 {
+		script := make([]byte, 1+4*(2+random.IntN(6)))
+		for i := range script {
+			script[i] = byte(random.Uint32())
 		}
-		defer out.Close()
-		if _, err := Write(t.Context(), out, bytes.NewReader(in), Options{}); err != nil {
-			if !errdefs.IsInvalidArgument(err) {
-				t.Fatalf("write: %v", err)
-			}
-			return
+		if extractBoth(t, script) {
+			compared++
 		}
-		if msg, err := exec.Command("fsck.erofs", img).CombinedOutput(); err != nil {
-			t.Fatalf("fsck.erofs: %v\n%s", err, msg)
-		}
-		got := withoutDirTimes(snapshot(t, attach(t, img)))
-		d := t.TempDir()
-		cmd := exec.Command("tar", "-x", "-p", "--numeric-owner", "--recursive-unlink", "-C", d)
-		cmd.Stdin = bytes.NewReader(in)
-		if cmd.Run() != nil {
-			return // it does not take what was replaced in some order, or links that it has put off
-		}
-		compare(t, got, withoutDirTimes(snapshot(t, d)))
-		if t.Failed() {
-			t.Logf("%s", listing(in))
-		}
-	})
+	}
+	if compared < 15 {
+		t.Errorf("only %d scripts were compared", compared)
+	}
 }
 
 // listing shows a tar's entries.
