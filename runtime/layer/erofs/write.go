@@ -284,7 +284,7 @@ func (n *node) setType(h *tar.Header) error {
 		n.nlink = 2
 		n.own()
 	case tar.TypeSymlink:
-		n.mode |= unix.S_IFLNK
+		n.mode = unix.S_IFLNK | 0o777 // Linux has no other
 		if h.Linkname == "" || len(h.Linkname) > maxTarget || strings.ContainsRune(h.Linkname, 0) {
 			return fmt.Errorf("symbolic link to %.80q: %w", h.Linkname, errdefs.ErrInvalidArgument)
 		}
