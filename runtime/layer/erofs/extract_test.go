@@ -18,10 +18,11 @@ import (
 )
 
 // What the entries of a script are made of: names that meet each other, as files, as
-// directories, and through links.
+// directories, and through links. No link leads out: GNU tar puts those off to its end,
+// where it may mistake what has replaced one for it.
 var (
 	scriptNames = []string{"a", "b", "c", "a/a", "a/b", "b/a", "b/c", "a/b/c", "c/a/b", "./a", "a/", "/b", "b/./a", "a//c"}
-	scriptLinks = []string{"a", "b", "c", "a/b", "b/c", "../a", "/b", "..", "/", ".", "nowhere", "../../out", "a/../b"}
+	scriptLinks = []string{"a", "b", "c", "a/b", "b/c", ".", "nowhere", "b/a", "c/a"}
 	scriptTypes = []byte{tar.TypeReg, tar.TypeDir, tar.TypeSymlink, tar.TypeLink, tar.TypeReg, tar.TypeFifo, tar.TypeBlock, tar.TypeReg}
 	scriptForms = []tar.Format{tar.FormatPAX, tar.FormatGNU, tar.FormatUSTAR}
 )
@@ -178,7 +179,7 @@ var extractSeeds = []string{
 	"\x02" + "\x00\x00\x05\x06" + "\x01\x00\x00\x07" + "\x00\x03\x02\x06",                      // a file becomes a directory
 	"\x00" + "\x00\x00\x05\x06" + "\x03\x01\x00\x00" + "\x00\x00\x07\x06" + "\x03\x01\x00\x00", // a hard link that moves on
 	"\x00" + "\x01\x01\x00\x07" + "\x02\x00\x01\x07" + "\x00\x04\x03\x06" + "\x01\x00\x00\x07", // through a link, which becomes a directory
-	"\x00" + "\x02\x00\x05\x07" + "\x02\x01\x06\x07" + "\x02\x02\x0b\x07",                      // links to outside
+	"\x00" + "\x02\x00\x05\x07" + "\x02\x01\x06\x07" + "\x02\x02\x0b\x07",                      // links to nothing, round and on
 	"\x01" + "\x02\x00\x01\x07" + "\x03\x01\x00\x00" + "\x03\x02\x01\x00",                      // hard links to a link
 	"\x00" + "\x01\x00\x00\x07" + "\x01\x09\x00\x35" + "\x01\x0a\x00\x13" + "\x01\x0e\x00\x20", // one directory by several names
 	"\x00" + "\x05\x00\x00\x06" + "\x06\x01\x08\x11" + "\x00\x00\x01\x06" + "\x03\x02\x01\x00", // devices
