@@ -86,6 +86,7 @@ shell: build ## a shell beside a private cricketd, with crictl and the test imag
 test-long: build ## what takes longer: 500 containers, integration under the race detector, critest three times and against containerd, workloads in virtual machines, a kubelet, a cluster three times, the virtual node, Kubernetes' conformance specs
 	@hack/setup test
 	CRICKET_TEST_LONG=1 go test -vet=off -count=1 -timeout 20m -v -run FiveHundred ./runtime/monitor
+	CRICKET_TEST_LONG=1 go test -vet=off -count=1 -timeout 40m -v -run MillionEntries ./runtime/layer
 	CRICKET_TEST_RACE=1 CRICKET_TEST_LONG=1 go test -vet=off -count=1 -timeout 60m ./test/integration/...
 	@go run ./test/critest --cricketd bin/cricketd --repeat 3
 	@go run ./test/critest --runtime containerd --repeat 2
