@@ -127,10 +127,10 @@ func extractBoth(t *testing.T, script []byte) (compared bool) {
 	}
 	got := withoutDirTimes(snapshot(t, attach(t, img)))
 	d := t.TempDir()
-	cmd := exec.Command("tar", "-x", "-p", "--numeric-owner", "--recursive-unlink", "-C", d)
+	cmd := exec.Command("tar", "-x", "-p", "--numeric-owner", "-C", d)
 	cmd.Stdin = bytes.NewReader(in)
 	if cmd.Run() != nil {
-		return false // it does not take links that it has put off, nor what lies behind them
+		return false // it does not replace a directory that is not empty
 	}
 	compare(t, got, withoutDirTimes(snapshot(t, d)))
 	if t.Failed() {
