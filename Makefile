@@ -9,10 +9,10 @@ GO_BUILD := go build -trimpath -buildvcs=false -ldflags '$(LDFLAGS)'
 SOCKET := /run/cricket/cricket.sock
 
 # Packages with unit tests only; the suites below test/ start daemons.
-UNIT := ./cri/... ./sandbox/... ./runtime/... ./cmd/... ./hack/... ./test/layout/... ./test/critest/... ./test/specs/... ./test/upstream/... ./test/harness/... ./test/images/...
+UNIT := ./cri/... ./sandbox/... ./runtime/... ./cmd/... ./hack/... ./test/layout/... ./test/coverage/... ./test/critest/... ./test/specs/... ./test/upstream/... ./test/harness/... ./test/images/...
 
 .DEFAULT_GOAL := help
-.PHONY: help setup build run test test-unit test-integration test-integration-vm test-integration-vm-quick test-conformance test-vm test-critest test-critest-vm test-kubelet test-long test-vm-workloads test-node test-e2e test-e2e-long conformance cluster cluster-down shell race lint bench guest guest-kernel clean $(wildcard cmd/*)
+.PHONY: help setup build run test cri-coverage test-unit test-integration test-integration-vm test-integration-vm-quick test-conformance test-vm test-critest test-critest-vm test-kubelet test-long test-vm-workloads test-node test-e2e test-e2e-long conformance cluster cluster-down shell race lint bench guest guest-kernel clean $(wildcard cmd/*)
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "  make %-18s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -54,11 +54,19 @@ test-unit: ## unit tests
 race: ## unit tests under the race detector
 	CGO_ENABLED=1 go test -vet=off -race $(UNIT)
 
+# What the tests do with the fields of the API is recorded, and compared with test/coverage.
 test-integration: guest ## integration suite against a private cricketd
-	@if compgen -G 'test/integration/*_test.go' >/dev/null; then go test -vet=off -count=1 -timeout 20m ./test/integration/...; fi
+	@rm -f .cache/coverage/kernel.json
+	CRICKET_TEST_RECORD=$(CURDIR)/.cache/coverage/kernel.json go test -vet=off -count=1 -timeout 20m ./test/integration/...
+	@go run ./test/coverage -hull kernel -recording .cache/coverage/kernel.json
 
 test-integration-vm: guest ## integration suite with every pod in a virtual machine
-	CRICKET_TEST_HULL=vm go test -vet=off -count=1 -timeout 150m ./test/integration
+	@rm -f .cache/coverage/vm.json
+	CRICKET_TEST_RECORD=$(CURDIR)/.cache/coverage/vm.json CRICKET_TEST_HULL=vm go test -vet=off -count=1 -timeout 150m ./test/integration
+	@go run ./test/coverage -hull vm -recording .cache/coverage/vm.json
+
+cri-coverage: ## docs/cri-coverage.md, from the table in test/coverage/fields
+	@go run ./test/coverage -write
 
 # Every step of every flow takes the better part of an hour; the kills at random do not.
 test-integration-vm-quick: guest

@@ -17,9 +17,9 @@ import (
 // resolve turns the request in rec into a runtime.Config, and puts what it finds out on
 // the way into rec.
 func (s *Server) resolve(ctx context.Context, pod *store.Sandbox, rec *store.Container) (runtime.Config, error) {
-	img, err := s.findImage(rec.Config.GetImage(), pod)
+	img, err := s.findImage("config.image", rec.Config.GetImage(), pod)
 	if err != nil {
-		return runtime.Config{}, fmt.Errorf("config.image: %w", err)
+		return runtime.Config{}, err
 	}
 	if rec.StopSignal, err = stopSignal(rec.Config.GetStopSignal(), img.Config.Config.StopSignal); err != nil {
 		return runtime.Config{}, err
@@ -31,10 +31,7 @@ func (s *Server) resolve(ctx context.Context, pod *store.Sandbox, rec *store.Con
 	if err := s.resolveTarget(pod, &cfg); err != nil {
 		return runtime.Config{}, err
 	}
-	rec.ImageID, rec.ImageRef = img.ID.String(), img.ID.String()
-	if len(img.RepoDigests) > 0 {
-		rec.ImageRef = img.RepoDigests[0]
-	}
+	rec.ImageID, rec.ImageRef = img.ID.String(), imageRef(img)
 	if len(img.RepoTags) > 0 {
 		rec.ImageName = img.RepoTags[0]
 	}
@@ -44,22 +41,25 @@ func (s *Server) resolve(ctx context.Context, pod *store.Sandbox, rec *store.Con
 
 func (s *Server) containerRequest(ctx context.Context, pod *store.Sandbox, rec *store.Container, img image.Image) containerRequest {
 	name := cmp.Or(rec.Config.GetImage().GetUserSpecifiedImage(), rec.Config.GetImage().GetImage())
-	host := s.host
-	if d := s.opts.Drivers[pod.Handler]; d != nil {
-		host = s.hostOf(d)
-	}
 	return containerRequest{
 		ID: rec.ID, SandboxID: pod.ID, Config: rec.Config, Sandbox: pod.Config,
 		Image: img.Config.Config, ImageName: name, Layers: img.Layers,
 		ReadFiles: func(names ...string) (map[string][]byte, error) {
 			return s.opts.Layers.ReadFiles(ctx, img.Layers, names...)
 		},
-		ResolveImage: func(spec *v1.ImageSpec) ([]digest.Digest, error) {
-			i, err := s.findImage(spec, pod)
-			return i.Layers, err
+		ResolveImage: func(field string, m *v1.Mount) ([]digest.Digest, error) {
+			i, err := s.findImage(field+".image", m.GetImage(), pod)
+			if err != nil {
+				return nil, err
+			}
+			if rec.VolumeRefs == nil {
+				rec.VolumeRefs = map[string]string{}
+			}
+			rec.VolumeRefs[m.GetContainerPath()] = imageRef(i)
+			return i.Layers, nil
 		},
 		ProcessLabel: pod.ProcessLabel, MountLabel: pod.MountLabel,
-		Host: host,
+		Host: s.hostFor(pod.Handler),
 	}
 }
 
@@ -82,17 +82,49 @@ func (s *Server) resolveTarget(pod *store.Sandbox, cfg *runtime.Config) error {
 	return nil
 }
 
-// findImage finds an image that was pulled before and that the pod may use. The kubelet
-// sends the reference that PullImage answered, or the image's name.
-func (s *Server) findImage(spec *v1.ImageSpec, pod *store.Sandbox) (image.Image, error) {
+// imageRef names an image by its content: its digest in a repository, or its id.
+func imageRef(i image.Image) string {
+	if len(i.RepoDigests) > 0 {
+		return i.RepoDigests[0]
+	}
+	return i.ID.String()
+}
+
+// findImage finds an image that was pulled before and that the pod may use. The kubelet sends the reference that
+// PullImage answered, or the image's name. A digest beside it has to be the image's.
+func (s *Server) findImage(field string, spec *v1.ImageSpec, pod *store.Sandbox) (image.Image, error) {
 	ref := spec.GetImage()
 	if ref == "" {
-		return image.Image{}, fmt.Errorf("image is required: %w", errdefs.ErrInvalidArgument)
+		return image.Image{}, badField(field+".image", "is required")
+	}
+	if err := s.checkImageHandler(field, spec); err != nil {
+		return image.Image{}, err
 	}
 	img, err := s.opts.Images.Get(ref)
 	if err != nil {
-		return image.Image{}, fmt.Errorf("find image %q: %w", ref, err)
+		return image.Image{}, fmt.Errorf("%s: find image %q: %w", field, ref, err)
+	}
+	if want := spec.GetImageRef(); want != "" {
+		other, err := s.opts.Images.Get(want)
+		if err != nil && !errdefs.IsNotFound(err) {
+			return image.Image{}, err
+		}
+		if err != nil || other.ID != img.ID {
+			return image.Image{}, badField(field+".image_ref", "%q is not the image %q", want, ref)
+		}
 	}
 	name := cmp.Or(spec.GetUserSpecifiedImage(), ref)
-	return img, signatureError(s.opts.Images.Allow(img.ID, name, pod.Config.GetMetadata().GetNamespace()))
+	if err := s.opts.Images.Allow(img.ID, name, pod.Config.GetMetadata().GetNamespace()); err != nil {
+		return image.Image{}, fmt.Errorf("%s: %w", field, signatureError(err))
+	}
+	return img, nil
+}
+
+// checkImageHandler wants a runtime handler that there is: all share one image store, so
+// that nothing else follows from it.
+func (s *Server) checkImageHandler(field string, spec *v1.ImageSpec) error {
+	if h := spec.GetRuntimeHandler(); h != "" && s.opts.Drivers[h] == nil {
+		return badField(field+".runtime_handler", "%q is not configured", h)
+	}
+	return nil
 }

@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 
+	"google.golang.org/protobuf/proto"
 	v1 "k8s.io/cri-api/pkg/apis/runtime/v1"
 
 	"github.com/cricket-cri/cricket/cri/store"
@@ -51,7 +52,7 @@ func (s *Server) containerStatus(r *store.Container) *v1.ContainerStatus {
 		Message:     r.Message,
 		Labels:      r.Config.GetLabels(),
 		Annotations: r.Config.GetAnnotations(),
-		Mounts:      r.Config.GetMounts(),
+		Mounts:      statusMounts(r),
 		LogPath:     r.LogPath,
 		Resources:   statusResources(r.Resources),
 		StopSignal:  statusSignal(r.StopSignal),
@@ -61,6 +62,23 @@ func (s *Server) containerStatus(r *store.Container) *v1.ContainerStatus {
 		st.Reason, st.Message, st.User = "Unknown", r.Broken, nil
 	}
 	return st
+}
+
+// statusMounts are the mounts as they were asked for, image volumes with the digest of the
+// image that is mounted.
+func statusMounts(r *store.Container) []*v1.Mount {
+	if len(r.VolumeRefs) == 0 {
+		return r.Config.GetMounts()
+	}
+	var all []*v1.Mount
+	for _, m := range r.Config.GetMounts() {
+		if ref := r.VolumeRefs[m.GetContainerPath()]; ref != "" {
+			m = proto.CloneOf(m)
+			m.Image.ImageRef = ref
+		}
+		all = append(all, m)
+	}
+	return all
 }
 
 // imageSpec is the image as the user named it, as far as is known.

@@ -25,6 +25,9 @@ func (s *Server) UpdateContainerResources(ctx context.Context, req *v1.UpdateCon
 	if err != nil {
 		return nil, err
 	}
+	if req.GetWindows() != nil {
+		return nil, badField("windows", "this is a Linux node")
+	}
 	op := ops.Spec{Key: ops.Key{Kind: "update container", Name: rec.ID + " " + digest}, Budget: quickBudget}
 	_, err = ops.Do(ctx, s.ops, op, func(ctx context.Context) (struct{}, error) {
 		return struct{}{}, s.updateContainer(ctx, rec.ID, req.GetLinux())
@@ -48,12 +51,17 @@ func (s *Server) updateContainer(ctx context.Context, id string, update *v1.Linu
 	if err := allow("update", rec.State()); err != nil {
 		return err
 	}
-	wanted, err := s.askUpdate(ctx, rec, update)
+	pod, err := s.store.Sandboxes.Get(rec.SandboxID)
+	if err != nil {
+		return err
+	}
+	host := s.hostFor(pod.Handler)
+	wanted, err := s.askUpdate(ctx, rec, update, host)
 	if err != nil {
 		return err
 	}
 	err = s.setLimits(ctx, id, func(kept *runtime.Resources) (*runtime.Resources, error) {
-		out, err := mergeResources(kept, update, s.host)
+		out, err := mergeResources(kept, update, host)
 		if err != nil || wanted == nil {
 			return out, err
 		}
@@ -69,11 +77,11 @@ func (s *Server) updateContainer(ctx context.Context, id string, update *v1.Linu
 }
 
 // askUpdate asks plugins what an update is to be instead, nil if there is no NRI.
-func (s *Server) askUpdate(ctx context.Context, rec *store.Container, update *v1.LinuxContainerResources) (*api.LinuxResources, error) {
+func (s *Server) askUpdate(ctx context.Context, rec *store.Container, update *v1.LinuxContainerResources, host hostFacts) (*api.LinuxResources, error) {
 	if s.plugins == nil {
 		return nil, nil
 	}
-	if _, err := mergeResources(rec.Resources, update, s.host); err != nil {
+	if _, err := mergeResources(rec.Resources, update, host); err != nil {
 		return nil, err // what makes no sense is not asked about
 	}
 	return s.plugins.Update(ctx, s.podOf(rec), nri.Container(rec), nri.Requested(update))

@@ -2,6 +2,7 @@ package cri
 
 import (
 	"errors"
+	"fmt"
 	"os"
 	"reflect"
 	"slices"
@@ -53,9 +54,10 @@ func testRequest() containerRequest {
 		ReadFiles: func(...string) (map[string][]byte, error) {
 			return map[string][]byte{"/etc/passwd": []byte(passwd), "/etc/group": []byte(group)}, nil
 		},
-		ResolveImage: func(s *v1.ImageSpec) ([]digest.Digest, error) {
+		ResolveImage: func(field string, m *v1.Mount) ([]digest.Digest, error) {
+			s := m.GetImage()
 			if s.GetImage() == "missing" {
-				return nil, errdefs.ErrNotFound
+				return nil, fmt.Errorf("%s.image: %w", field, errdefs.ErrNotFound)
 			}
 			return []digest.Digest{"sha256:v1"}, nil
 		},

@@ -61,8 +61,9 @@ type containerRequest struct {
 	// ReadFiles returns files of the image by name, as a container would see them; files
 	// that do not exist are left out (layer.Store.ReadFiles).
 	ReadFiles func(names ...string) (map[string][]byte, error)
-	// ResolveImage finds the layers of an image volume, the lowest first.
-	ResolveImage func(*v1.ImageSpec) ([]digest.Digest, error)
+	// ResolveImage finds the layers of an image volume, the lowest first; field is the
+	// mount's.
+	ResolveImage func(field string, m *v1.Mount) ([]digest.Digest, error)
 
 	// ProcessLabel and MountLabel are the sandbox's SELinux labels: what a container
 	// without options of its own gets.

@@ -72,9 +72,9 @@ func setMountSource(out *runtime.Mount, field string, m *v1.Mount, r containerRe
 			return badField(field+".image_sub_path", "%q leaves the image", sub)
 		}
 	}
-	out.Image, err = r.ResolveImage(m.GetImage())
+	out.Image, err = r.ResolveImage(field, m)
 	if err != nil {
-		return fmt.Errorf("%s.image: %w: %w", field, crierrors.ErrImageVolumeMountFailed, err)
+		return fmt.Errorf("%w: %w", crierrors.ErrImageVolumeMountFailed, err)
 	}
 	return nil
 }

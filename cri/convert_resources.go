@@ -83,7 +83,7 @@ func checkResources(field string, r *v1.LinuxContainerResources, h hostFacts) er
 	if err := checkUnified(field+".unified", r.GetUnified(), h); err != nil {
 		return err
 	}
-	return checkHugepages(field+".hugepage_limits", r.GetHugepageLimits())
+	return checkHugepages(field+".hugepage_limits", r.GetHugepageLimits(), h)
 }
 
 func checkCPUSet(field, set string) error {
@@ -105,7 +105,9 @@ func checkUnified(field string, files map[string]string, h hostFacts) error {
 	return nil
 }
 
-func checkHugepages(field string, limits []*v1.HugepageLimit) error {
+// checkHugepages passes over limits of 0 where there is nothing to limit: the kubelet sends
+// one for each size that the host has.
+func checkHugepages(field string, limits []*v1.HugepageLimit, h hostFacts) error {
 	size := regexp.MustCompile(`^[1-9][0-9]*[KMG]B$`)
 	seen := map[string]bool{}
 	for i, l := range limits {
@@ -114,6 +116,8 @@ func checkHugepages(field string, limits []*v1.HugepageLimit) error {
 			return badField(at(field, i)+".page_size", "%q is not of the form 2MB", l.GetPageSize())
 		case seen[l.GetPageSize()]:
 			return badField(at(field, i)+".page_size", "%s is there twice", l.GetPageSize())
+		case l.GetLimit() > 0 && !h.Hugetlb:
+			return badField(at(field, i)+".limit", "%d: nothing accounts for huge pages there", l.GetLimit())
 		}
 		seen[l.GetPageSize()] = true
 	}

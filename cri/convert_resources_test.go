@@ -36,11 +36,13 @@ func TestConvertResources(t *testing.T) {
 func TestResourcesOfALesserHost(t *testing.T) {
 	got, err := convertResources("r", &v1.LinuxContainerResources{
 		MemoryLimitInBytes: 10, MemorySwapLimitInBytes: 20,
-		HugepageLimits: []*v1.HugepageLimit{{PageSize: "2MB", Limit: 4}},
+		HugepageLimits: []*v1.HugepageLimit{{PageSize: "2MB"}},
 	}, hostFacts{})
 	if err != nil || got.MemorySwapLimit != 0 || got.HugepageLimits != nil {
 		t.Errorf("got %+v, %v", got, err)
 	}
+	_, err = convertResources("r", &v1.LinuxContainerResources{HugepageLimits: []*v1.HugepageLimit{{PageSize: "2MB", Limit: 4}}}, hostFacts{})
+	wantRefusal(t, err, errdefs.ErrInvalidArgument, "r.hugepage_limits[0].limit")
 	_, err = convertResources("r", &v1.LinuxContainerResources{Unified: map[string]string{"memory.high": "9"}}, hostFacts{})
 	wantRefusal(t, err, errdefs.ErrInvalidArgument, `r.unified["memory.high"]`)
 }

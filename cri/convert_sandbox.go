@@ -204,6 +204,10 @@ func setSandboxSecurity(out *sandbox.Config, c *v1.PodSandboxConfig, h hostFacts
 	if err := checkProfile(field+".seccomp", sc.GetSeccomp()); err != nil {
 		return err
 	}
+	//nolint:staticcheck // deprecated, and still sent by old clients
+	if _, err := namedProfile(field+".seccomp_profile_path", sc.GetSeccompProfilePath()); err != nil {
+		return err
+	}
 	if err := checkProfile(field+".apparmor", sc.GetApparmor()); err != nil {
 		return err
 	}

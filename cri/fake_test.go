@@ -168,7 +168,7 @@ func (p *fakePod) Container(ctx context.Context, id string) (runtime.Container, 
 
 func (p *fakePod) Dial(context.Context, int) (net.Conn, error) { return nil, errdefs.ErrUnavailable }
 
-func (p *fakePod) Update(context.Context, *runtime.Resources) error { return nil }
+func (p *fakePod) Update(context.Context, *runtime.Resources, *runtime.Resources) error { return nil }
 
 func (p *fakePod) Stat(context.Context, *sandbox.Stat) error { return nil }
 

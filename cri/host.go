@@ -47,6 +47,14 @@ func readHost(log *slog.Logger) (hostFacts, error) {
 	}, nil
 }
 
+// hostFor is hostOf for the driver of a handler; the host alone if there is none any more.
+func (s *Server) hostFor(handler string) hostFacts {
+	if d := s.opts.Drivers[handler]; d != nil {
+		return s.hostOf(d)
+	}
+	return s.host
+}
+
 // hostOf adds what depends on the runtime handler.
 func (s *Server) hostOf(d sandbox.Driver) hostFacts {
 	h, f := s.host, d.Features()

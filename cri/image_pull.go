@@ -28,6 +28,9 @@ func (s *Server) PullImage(ctx context.Context, req *v1.PullImageRequest) (*v1.P
 	if ref == "" {
 		return nil, fmt.Errorf("image.image is empty: %w", errdefs.ErrInvalidArgument)
 	}
+	if err := s.checkImageHandler("image", req.GetImage()); err != nil {
+		return nil, err
+	}
 	auth := pullAuth(req.GetAuth())
 	namespace := req.GetSandboxConfig().GetMetadata().GetNamespace()
 	op := ops.Spec{Key: ops.Key{Kind: "pull image", Name: pullName(ref, namespace, auth)}, Budget: pullBudget}

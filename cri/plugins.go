@@ -84,10 +84,7 @@ func (s *Server) podOf(c *store.Container) *api.PodSandbox {
 
 // limitsFor says which limits containers of a pod can have.
 func (s *Server) limitsFor(pod *store.Sandbox) nri.Limits {
-	h := s.host
-	if d := s.opts.Drivers[pod.Handler]; d != nil {
-		h = s.hostOf(d)
-	}
+	h := s.hostFor(pod.Handler)
 	return nri.Limits{CgroupV2: h.CgroupV2, Swap: h.Swap, Hugetlb: h.Hugetlb}
 }
 

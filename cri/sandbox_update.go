@@ -12,8 +12,8 @@ import (
 	"github.com/cricket-cri/cricket/cri/store"
 )
 
-// UpdatePodSandboxResources changes the limits of the sandbox as a whole. Limits of the
-// pod's overhead are part of the pod's limits and have no cgroup of their own.
+// UpdatePodSandboxResources changes the limits of the sandbox as a whole, which are those of
+// its containers and of its overhead together; what the request leaves out stays.
 func (s *Server) UpdatePodSandboxResources(ctx context.Context, req *v1.UpdatePodSandboxResourcesRequest) (*v1.UpdatePodSandboxResourcesResponse, error) {
 	rec, _, err := s.readySandbox(req.GetPodSandboxId())
 	if err != nil {
@@ -23,10 +23,12 @@ func (s *Server) UpdatePodSandboxResources(ctx context.Context, req *v1.UpdatePo
 	if err != nil {
 		return nil, err
 	}
-	if _, err := convertResources("overhead", req.GetOverhead(), s.host); err != nil {
+	host := s.hostFor(rec.Handler)
+	overhead, err := convertResources("overhead", req.GetOverhead(), host)
+	if err != nil {
 		return nil, err
 	}
-	want, err := convertResources("resources", lessOverhead(req.GetResources()), s.host)
+	want, err := convertResources("resources", lessOverhead(req.GetResources()), host)
 	if err != nil {
 		return nil, err
 	}
@@ -38,10 +40,10 @@ func (s *Server) UpdatePodSandboxResources(ctx context.Context, req *v1.UpdatePo
 		}
 		defer unlock()
 		_, sb, err := s.readySandbox(rec.ID) // it may have been stopped meanwhile
-		if err != nil || want == nil {
+		if err != nil || want == nil && overhead == nil {
 			return struct{}{}, err
 		}
-		return struct{}{}, s.updateSandbox(ctx, rec, req, func(ctx context.Context) error { return sb.Update(ctx, want) })
+		return struct{}{}, s.updateSandbox(ctx, rec, req, func(ctx context.Context) error { return sb.Update(ctx, want, overhead) })
 	})
 	if err != nil {
 		return nil, fmt.Errorf("update pod sandbox: %w", err)

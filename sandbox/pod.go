@@ -123,28 +123,6 @@ func hostID(mappings []specs.LinuxIDMapping) int {
 	return 0
 }
 
-// limits are those of the pod as a whole: its containers' and its overhead together,
-// where both are limited.
-func (c *Config) limits() *runtime.Resources {
-	if c.Resources == nil || c.Overhead == nil {
-		return c.Resources
-	}
-	sum := *c.Resources
-	if sum.CPUShares > 0 {
-		sum.CPUShares += c.Overhead.CPUShares
-	}
-	if sum.CPUQuota > 0 && sum.CPUPeriod == c.Overhead.CPUPeriod {
-		sum.CPUQuota += c.Overhead.CPUQuota
-	}
-	if sum.MemoryLimit > 0 {
-		sum.MemoryLimit += c.Overhead.MemoryLimit
-	}
-	if sum.MemorySwapLimit > 0 {
-		sum.MemorySwapLimit += c.Overhead.MemoryLimit
-	}
-	return &sum
-}
-
 // Record is what Attach needs to find the sandbox again.
 func (p *pod) Record() Record {
 	data, err := json.Marshal(p.state)
@@ -220,11 +198,20 @@ func (p *pod) Dial(ctx context.Context, port int) (conn net.Conn, err error) {
 
 // Update changes the limits of the pod's cgroup where it is the driver's own; the
 // kubelet limits the cgroups that it makes itself.
-func (p *pod) Update(_ context.Context, r *runtime.Resources) error {
-	if p.state.Config.CgroupParent != "" || p.driver.opts.SystemdCgroup {
+func (p *pod) Update(_ context.Context, r, overhead *runtime.Resources) error {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	c := &p.state.Config
+	if c.CgroupParent != "" || p.driver.opts.SystemdCgroup {
 		return nil
 	}
-	return p.driver.limit(p.cgroupPath(), r)
+	want := Config{Resources: c.Resources, Overhead: c.Overhead}
+	want.Relimit(r, overhead)
+	if err := p.driver.limit(p.cgroupPath(), want.Limits()); err != nil {
+		return err
+	}
+	c.Relimit(r, overhead)
+	return p.writeState()
 }
 
 // limit changes the limits of a cgroup.

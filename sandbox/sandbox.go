@@ -62,8 +62,9 @@ type Sandbox interface {
 	Container(ctx context.Context, id string) (runtime.Container, error)
 	// Dial connects to a TCP port on the loopback interface of the sandbox.
 	Dial(ctx context.Context, port int) (net.Conn, error)
-	// Update changes the limits of the sandbox as a whole.
-	Update(ctx context.Context, r *runtime.Resources) error
+	// Update changes the limits of the sandbox as a whole: those of its containers
+	// together, of its overhead, or both. nil leaves what there is.
+	Update(ctx context.Context, r, overhead *runtime.Resources) error
 	// Stat fills s with the figures of the whole sandbox, its own overhead included.
 	Stat(ctx context.Context, s *Stat) error
 	// Stop ends everything that runs in the sandbox and gives its network back: its IP

@@ -46,7 +46,7 @@ func (p *pod) enterCgroup(ctx context.Context) error {
 	}
 	err := tree.Join(path, pid)
 	if err == nil && p.config().CgroupParent == "" {
-		err = p.limitHost(p.config().Resources)
+		err = p.limitHost(p.config().Limits())
 	}
 	if err != nil {
 		return errors.Join(err, p.leaveCgroup(ctx))

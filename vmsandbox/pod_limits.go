@@ -71,12 +71,25 @@ func (p *pod) grow(ctx context.Context, limits int64) error {
 }
 
 // Update changes the limits of all containers together, in the guest, and of the machine
-// on the host where its cgroup is the driver's own.
-func (p *pod) Update(ctx context.Context, r *runtime.Resources) error {
+// on the host where its cgroup is the driver's own. The overhead is the machine's alone.
+func (p *pod) Update(ctx context.Context, r, overhead *runtime.Resources) error {
+	err := p.limitGuest(ctx, r)
+	if err != nil || p.config().CgroupParent != "" || p.driver.opts.SystemdCgroup {
+		return err
+	}
+	want := p.snapshot().Config
+	want.Relimit(r, overhead)
+	if err := p.limitHost(want.Limits()); err != nil {
+		return err
+	}
+	return p.change(func(s *podState) { s.Config.Relimit(r, overhead) })
+}
+
+func (p *pod) limitGuest(ctx context.Context, r *runtime.Resources) error {
 	if r == nil {
 		return nil
 	}
-	err := p.guest(ctx, longBudget, func(ctx context.Context) error {
+	return p.guest(ctx, longBudget, func(ctx context.Context) error {
 		if r.MemoryLimit > 0 {
 			if err := p.grow(ctx, r.MemoryLimit); err != nil {
 				return err
@@ -84,8 +97,4 @@ func (p *pod) Update(ctx context.Context, r *runtime.Resources) error {
 		}
 		return p.machine.Guest.Limit(ctx, spec.Resources(inGuest(r), true))
 	})
-	if err != nil || p.config().CgroupParent != "" || p.driver.opts.SystemdCgroup {
-		return err
-	}
-	return p.limitHost(r)
 }

@@ -10,6 +10,7 @@ import (
 	"testing"
 
 	"github.com/cricket-cri/cricket/hack/tools"
+	"github.com/cricket-cri/cricket/test/coverage/field"
 	"github.com/cricket-cri/cricket/test/harness"
 	"github.com/cricket-cri/cricket/test/images"
 )
@@ -22,13 +23,23 @@ const (
 	debianEnv = "CRICKET_TEST_DEBIAN" // only with MainWithDebian
 )
 
+// RecordEnv names the file that the suite writes what its tests did with the fields of the
+// CRI to; empty for none. See test/coverage.
+const RecordEnv = "CRICKET_TEST_RECORD"
+
+// recorder is made by Main, and nil where nothing is recorded.
+var recorder *field.Recorder
+
 // programs are what the suite starts, built with failpoints.
 var programs = []string{"./cmd/cricketd", "./cmd/cricket-monitor"}
 
 // Main is the suite's TestMain.
 func Main(m *testing.M) {
 	harness.Main("integration suite", func() (int, error) {
-		return harness.InNode(prepare, func(context.Context) (int, error) { return m.Run(), nil })
+		return harness.InNode(prepare, func(context.Context) (int, error) {
+			recorder = field.NewRecorder(os.Getenv(RecordEnv))
+			return m.Run(), recorder.Close()
+		})
 	})
 }
 

@@ -17,7 +17,8 @@ import (
 // For is the node for a subtest that shares it with others.
 func (n *Node) For(t *testing.T) *Node {
 	shared := *n
-	shared.t = t
+	recorder.Test(t)
+	shared.connect(t)
 	return &shared
 }
 
@@ -27,6 +28,7 @@ func (n *Node) Together(tests map[string]func(t *testing.T, n *Node)) {
 	n.t.Run("together", func(t *testing.T) {
 		for name, test := range tests {
 			t.Run(name, func(t *testing.T) {
+				recorder.Test(t)
 				applies(t)
 				t.Parallel()
 				test(t, n.For(t))

@@ -55,6 +55,7 @@ func StartPool(t *testing.T, pool int, args ...string) *Node {
 
 func startHull(t *testing.T, h hull, args ...string) *Node {
 	t.Helper()
+	recorder.Test(t)
 	applies(t)
 	set, err := images.Open(os.Getenv(imagesEnv))
 	if err != nil {
@@ -95,7 +96,7 @@ func startHull(t *testing.T, h hull, args ...string) *Node {
 	if n.conn, err = n.daemon.Dial(); err != nil {
 		t.Fatal(err)
 	}
-	n.Runtime, n.Images = cri.NewRuntimeServiceClient(n.conn), cri.NewImageServiceClient(n.conn)
+	n.connect(t)
 	if err := n.daemon.WarmUp(t.Context()); err != nil {
 		t.Fatalf("run a first pod: %v", err)
 	}
@@ -104,6 +105,12 @@ func startHull(t *testing.T, h hull, args ...string) *Node {
 	}
 	n.before = n.observe()
 	return n
+}
+
+// connect makes the clients of a test: what they send is recorded under its name.
+func (n *Node) connect(t *testing.T) {
+	conn := recorder.Conn(n.conn, t.Name())
+	n.t, n.Runtime, n.Images = t, cri.NewRuntimeServiceClient(conn), cri.NewImageServiceClient(conn)
 }
 
 func (n *Node) withFailpoints(s harness.Starter) harness.Starter {
