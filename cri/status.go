@@ -19,11 +19,7 @@ func (s *Server) Status(ctx context.Context, req *v1.StatusRequest) (*v1.StatusR
 			s.networkCondition(ctx),
 		}},
 		RuntimeHandlers: s.handlers(),
-		Features: &v1.RuntimeFeatures{
-			SupplementalGroupsPolicy:  true,
-			UserNamespacesHostNetwork: s.userNamespaces(),
-			MountOptions:              true,
-		},
+		Features:        &v1.RuntimeFeatures{SupplementalGroupsPolicy: true, MountOptions: true},
 	}
 	resp.Status.Conditions = append(resp.Status.Conditions, s.otherConditions()...)
 	if !req.GetVerbose() {
@@ -56,17 +52,6 @@ func (s *Server) otherConditions() (all []*v1.RuntimeCondition) {
 		all = append(all, &v1.RuntimeCondition{Type: c.Type, Status: c.Status, Reason: c.Reason, Message: c.Message})
 	}
 	return all
-}
-
-// userNamespaces tells whether there is a handler on the host's kernel that has them: those
-// can be on the host's network too.
-func (s *Server) userNamespaces() bool {
-	for _, d := range s.opts.Drivers {
-		if f := d.Features(); f.UserNamespaces && !f.OwnKernel {
-			return true
-		}
-	}
-	return false
 }
 
 func (s *Server) networkCondition(ctx context.Context) *v1.RuntimeCondition {
