@@ -40,14 +40,13 @@ func page(entries []entry, requests, answers []string) string {
 	b.WriteString("\n## In numbers\n\n| | kernel | virtual machine |\n|---|---|---|\n")
 	count := map[status]map[string]int{}
 	for _, name := range slices.Concat(requests, answers) {
-		for _, e := range entries {
-			if e.covers(name) {
-				for _, hull := range []string{"kernel", "vm"} {
-					if count[e.status(hull)] == nil {
-						count[e.status(hull)] = map[string]int{}
-					}
-					count[e.status(hull)][hull]++
+		for _, i := range about(entries, name) {
+			for _, hull := range []string{"kernel", "vm"} {
+				s := entries[i].status(hull)
+				if count[s] == nil {
+					count[s] = map[string]int{}
 				}
+				count[s][hull]++
 			}
 		}
 	}

@@ -40,12 +40,34 @@ func (e entry) status(hull string) status {
 	return e.kernel
 }
 
-// covers tells whether the entry is about a field.
+// covers tells whether the entry is about a field; one that says more of it goes first.
 func (e entry) covers(name string) bool {
 	if prefix, ok := strings.CutSuffix(e.field, "*"); ok {
 		return strings.HasPrefix(name, prefix)
 	}
 	return e.field == name
+}
+
+// says is how much of a name the entry has.
+func (e entry) says() int { return len(strings.TrimSuffix(e.field, "*")) }
+
+// about are the entries of a field, by their places: more than one is a mistake.
+func about(entries []entry, name string) (found []int) {
+	for i, e := range entries {
+		if !e.covers(name) {
+			continue
+		}
+		if len(found) > 0 {
+			switch have, own := entries[found[0]].says(), e.says(); {
+			case have > own:
+				continue
+			case have < own:
+				found = nil
+			}
+		}
+		found = append(found, i)
+	}
+	return found
 }
 
 //go:embed fields
@@ -133,11 +155,9 @@ func problems(entries []entry, requests, answers []string, exists func(test stri
 	used := make([]bool, len(entries))
 	for _, name := range slices.Concat(requests, answers) {
 		var found []string
-		for i, e := range entries {
-			if e.covers(name) {
-				used[i] = true
-				found = append(found, e.where)
-			}
+		for _, i := range about(entries, name) {
+			used[i] = true
+			found = append(found, entries[i].where)
 		}
 		switch len(found) {
 		case 0:
