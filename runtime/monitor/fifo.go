@@ -73,15 +73,6 @@ func (c *childStreams) fds() []uintptr {
 	return []uintptr{c[0].Fd(), c[1].Fd(), c[2].Fd()}
 }
 
-func openNull() (*os.File, error) {
-	// Opened without os.OpenFile's poller, because the child wants it blocking.
-	fd, err := unix.Open("/dev/null", unix.O_RDWR|unix.O_CLOEXEC, 0)
-	if err != nil {
-		return nil, fmt.Errorf("open /dev/null: %w", err)
-	}
-	return os.NewFile(uintptr(fd), "/dev/null"), nil
-}
-
 // nullStreams connects a process to nothing.
 func nullStreams() (childStreams, error) {
 	var c childStreams
