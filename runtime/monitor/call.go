@@ -20,12 +20,13 @@ func (s *Server) call(rt oci.Runtime, dir string, args func(log string) []string
 		return err
 	}
 	defer streams.close()
-	return s.callWith(rt, dir, nil, &streams, args)
+	return s.callWith(rt, dir, nil, &streams, nil, args)
 }
 
 // callWith is call with prepared mounts and standard streams for the command and what
-// it leaves behind. Nothing interrupts a runtime in its middle.
-func (s *Server) callWith(rt oci.Runtime, dir string, overlays []Overlay, streams *childStreams, args func(log string) []string) error {
+// it leaves behind. begun, if not nil, is told the command's process id as early as can
+// be. Nothing interrupts a runtime in its middle.
+func (s *Server) callWith(rt oci.Runtime, dir string, overlays []Overlay, streams *childStreams, begun func(pid int), args func(log string) []string) error {
 	log := filepath.Join(dir, "runtime-"+strconv.FormatUint(s.calls.Add(1), 10)+".log")
 	defer os.Remove(log)
 	argv := args(log)
@@ -34,11 +35,14 @@ func (s *Server) callWith(rt oci.Runtime, dir string, overlays []Overlay, stream
 		// A session of its own: not all runtimes make one for the processes of an exec,
 		// and by it their descendants are known.
 		sys := &syscall.SysProcAttr{Setsid: true}
-		_, ch, err := s.reaper.spawn(argv, &syscall.ProcAttr{Dir: dir, Env: runtimeEnv(), Files: streams.fds(), Sys: sys})
+		pid, ch, err := s.reaper.spawn(argv, &syscall.ProcAttr{Dir: dir, Env: runtimeEnv(), Files: streams.fds(), Sys: sys})
 		if err != nil {
 			return fmt.Errorf("run %s: %w", argv[0], err)
 		}
 		ended = ch
+		if begun != nil {
+			begun(pid)
+		}
 		return nil
 	}
 	var err error

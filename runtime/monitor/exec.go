@@ -175,7 +175,9 @@ func (e *execution) spawn() error {
 	if e.console != nil {
 		console = e.console.path
 	}
-	err = c.srv.callWith(rt, bundle, nil, &e.child, func(log string) []string {
+	// What the runtime starts has its score from the runtime itself, if that is quick enough.
+	begun := func(pid int) { _ = adjustOOM(pid, e.req.Process.OOMScoreAdj) }
+	err = c.srv.callWith(rt, bundle, nil, &e.child, begun, func(log string) []string {
 		return rt.Exec(log, process, pidFile, console, c.rec.Request.ID)
 	})
 	if err != nil {
@@ -185,6 +187,9 @@ func (e *execution) spawn() error {
 		return err
 	}
 	e.ended = c.srv.reaper.claim(e.rec.Process.Pid, began)
+	if err := adjustOOM(e.rec.Process.Pid, e.req.Process.OOMScoreAdj); err != nil {
+		c.srv.log.Warn("adjust exec", slog.String("container", c.rec.Request.ID), slog.Any("error", err))
+	}
 	if st, err := readProc(e.rec.Process.Pid); err == nil { // else it has ended already
 		e.rec.Process.StartTime, e.rec.Session = st.start, st.session
 	}

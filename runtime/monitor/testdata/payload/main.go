@@ -47,6 +47,12 @@ func main() {
 			err := syscall.Stat(f, &st)
 			fmt.Println(f, st.Uid, st.Gid, err)
 		}
+	case "show": // a file
+		data, err := os.ReadFile(os.Args[2])
+		if err != nil {
+			panic(err)
+		}
+		os.Stdout.Write(data)
 	case "list": // a directory
 		entries, err := os.ReadDir(os.Args[2])
 		for _, e := range entries {
