@@ -16,9 +16,11 @@ const allAccess = "rwm"
 
 // devices lists the nodes to make and what the device cgroup allows. The nodes that
 // every container has (null, zero, full, random, urandom, tty, ptmx) are the OCI
-// runtime's business.
+// runtime's business. Who has CAP_NET_ADMIN in the pod and makes /dev/net/tun may open it:
+// runc allows that by itself, and programs for virtual private networks rely on it.
 func devices(c runtime.Config, p Place) ([]specs.LinuxDevice, []specs.LinuxDeviceCgroup, error) {
-	rules := []specs.LinuxDeviceCgroup{{Allow: false, Access: allAccess}}
+	tun := specs.LinuxDevice{Type: "c", Major: 10, Minor: 200}
+	rules := []specs.LinuxDeviceCgroup{{Allow: false, Access: allAccess}, rule(tun, allAccess)}
 	var out []specs.LinuxDevice
 	for _, d := range c.Devices {
 		found, err := nodes(d, p)

@@ -37,10 +37,13 @@ func TestDevices(t *testing.T) {
 		t.Errorf("got %v, want %v", got, want)
 	}
 	rules := s.Linux.Resources.Devices
-	if len(rules) != 4 || rules[0].Allow || rules[0].Access != "rwm" {
+	if len(rules) != 5 || rules[0].Allow || rules[0].Access != "rwm" {
 		t.Fatalf("rules %v", rules)
 	}
-	if r := rules[1]; !r.Allow || *r.Major != 10 || *r.Minor != 229 || r.Access != "r" {
+	if r := rules[1]; !r.Allow || r.Type != "c" || *r.Major != 10 || *r.Minor != 200 || r.Access != "rwm" {
+		t.Errorf("rule of /dev/net/tun: %v", r)
+	}
+	if r := rules[2]; !r.Allow || *r.Major != 10 || *r.Minor != 229 || r.Access != "r" {
 		t.Errorf("rule of /dev/fuse: %v", r)
 	}
 	if p.Devices["/dev/fuse"][0].Path != "/dev/fuse" {
