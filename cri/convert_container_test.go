@@ -103,7 +103,7 @@ func TestConvertContainer(t *testing.T) {
 	got := convert(t, r)
 	want := runtime.Config{
 		ID: "c1", Image: []digest.Digest{"sha256:l1"}, Args: []string{"run"}, Cwd: "/",
-		Env:      []string{"PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin", "TERM=xterm", "HOSTNAME=pod"},
+		Env:      []string{"PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin", "TERM=xterm", "HOSTNAME=pod", "HOME=/root"},
 		Terminal: true, Stdin: true, StdinOnce: true, LogPath: "/var/log/pods/x/app/0.log",
 		User:            specs.User{AdditionalGids: []uint32{0}},
 		NoNewPrivileges: true, ReadonlyRootfs: true,
@@ -258,7 +258,7 @@ func TestEnvironment(t *testing.T) {
 	r.Sandbox.Hostname = ""
 	r.Image.Env = []string{"PATH=/bin", "A=1", "nothing", "B=2"}
 	r.Config.Envs = []*v1.KeyValue{{Key: "A", Value: []byte("x=y")}, {Key: "C"}, {Key: "C", Value: []byte("3")}}
-	want := []string{"PATH=/bin", "HOSTNAME=node1", "A=x=y", "B=2", "C=3"}
+	want := []string{"PATH=/bin", "HOSTNAME=node1", "A=x=y", "B=2", "C=3", "HOME=/root"}
 	if got := convert(t, r).Env; !slices.Equal(got, want) {
 		t.Errorf("got %v, want %v", got, want)
 	}

@@ -47,6 +47,7 @@ func setUser(out *runtime.Config, r containerRequest) error {
 	if err != nil {
 		return err
 	}
+	setHome(out, a, uid)
 	gid := primary
 	if w.group != "" {
 		if gid, err = a.group(w); err != nil {
@@ -70,6 +71,25 @@ func setUser(out *runtime.Config, r containerRequest) error {
 	slices.Sort(groups)
 	out.User = specs.User{UID: uid, GID: gid, AdditionalGids: slices.Compact(groups)}
 	return nil
+}
+
+// setHome adds HOME where nobody has set it: the directory of the first user with that
+// number, or the root for numbers that the image does not know. runc does so, crun for
+// known numbers alone.
+func setHome(out *runtime.Config, a accounts, uid uint32) {
+	if slices.ContainsFunc(out.Env, func(e string) bool { return strings.HasPrefix(e, "HOME=") }) {
+		return
+	}
+	home := "/"
+	for _, u := range a.users {
+		if u.Uid == int(uid) {
+			if u.Home != "" {
+				home = u.Home
+			}
+			break
+		}
+	}
+	out.Env = append(out.Env, "HOME="+home)
 }
 
 // wantedUser takes the request's user or else the image's ("user:group"), never half of

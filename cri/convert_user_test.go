@@ -3,6 +3,7 @@ package cri
 import (
 	"reflect"
 	"slices"
+	"strings"
 	"testing"
 
 	"github.com/opencontainers/runtime-spec/specs-go"
@@ -96,6 +97,35 @@ func TestSetCapabilities(t *testing.T) {
 			}
 			if !slices.Equal(got.Ambient, tc.ambient) || !slices.Equal(got.Inheritable, tc.ambient) {
 				t.Errorf("got ambient %v, inheritable %v, want %v", got.Ambient, got.Inheritable, tc.ambient)
+			}
+		})
+	}
+}
+
+func TestHome(t *testing.T) {
+	for name, tc := range map[string]struct {
+		user int64
+		set  string
+		want string
+	}{
+		"known number":   {user: 0, want: "HOME=/root"},
+		"unknown number": {user: 4711, want: "HOME=/"},
+		"set already":    {user: 0, set: "/srv", want: "HOME=/srv"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			r := testRequest()
+			security(&r).RunAsUser = &v1.Int64Value{Value: tc.user}
+			if tc.set != "" {
+				r.Image.Env = []string{"HOME=" + tc.set}
+			}
+			var homes []string
+			for _, e := range convert(t, r).Env {
+				if strings.HasPrefix(e, "HOME=") {
+					homes = append(homes, e)
+				}
+			}
+			if !slices.Equal(homes, []string{tc.want}) {
+				t.Errorf("got %v, want %s", homes, tc.want)
 			}
 		})
 	}
