@@ -46,6 +46,9 @@ func sandboxStatus(r *store.Sandbox) *v1.PodSandboxStatus {
 		Annotations:    r.Config.GetAnnotations(),
 		RuntimeHandler: r.Requested,
 	}
+	if r.Released {
+		return st // its addresses may be another's by now
+	}
 	for i, ip := range r.IPs {
 		if i == 0 {
 			st.Network.Ip = ip

@@ -17,3 +17,25 @@ func TestSandboxStatusHasNoTime(t *testing.T) {
 		t.Errorf("the status is %v, %v; want one container and no time", st, err)
 	}
 }
+
+// The addresses of a sandbox are given back when it is stopped, and may be another's.
+func TestStoppedSandboxHasNoAddress(t *testing.T) {
+	m := newMachine(t)
+	pod := m.runPod(t, "p")
+	address := func() string {
+		st, err := m.server.PodSandboxStatus(t.Context(), &v1.PodSandboxStatusRequest{PodSandboxId: pod})
+		if err != nil {
+			t.Fatal(err)
+		}
+		return st.GetStatus().GetNetwork().GetIp()
+	}
+	if address() == "" {
+		t.Error("a running sandbox has no address")
+	}
+	if _, err := m.server.StopPodSandbox(t.Context(), &v1.StopPodSandboxRequest{PodSandboxId: pod}); err != nil {
+		t.Fatal(err)
+	}
+	if got := address(); got != "" {
+		t.Errorf("a stopped sandbox has the address %s", got)
+	}
+}
