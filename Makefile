@@ -12,7 +12,7 @@ SOCKET := /run/cricket/cricket.sock
 UNIT := ./cri/... ./sandbox/... ./runtime/... ./cmd/... ./hack/... ./test/layout/... ./test/coverage/... ./test/critest/... ./test/specs/... ./test/upstream/... ./test/harness/... ./test/images/...
 
 .DEFAULT_GOAL := help
-.PHONY: help setup build run test cri-coverage test-unit test-integration test-integration-vm test-integration-vm-quick test-conformance test-vm test-critest test-critest-vm test-kubelet test-long test-vm-workloads test-node test-e2e test-e2e-long conformance cluster cluster-down shell race lint bench guest guest-kernel clean $(wildcard cmd/*)
+.PHONY: help setup build run test cri-coverage test-unit test-integration test-integration-vm test-integration-vm-quick test-conformance test-vm test-diff test-diff-vm test-critest test-critest-vm test-kubelet test-long test-vm-workloads test-node test-e2e test-e2e-long conformance cluster cluster-down shell race lint bench guest guest-kernel clean $(wildcard cmd/*)
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "  make %-18s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -39,7 +39,7 @@ run: setup build ## set the machine up and run cricketd in the foreground
 test: ## everything that a change must pass: vet, lint, unit, race, conformance, integration and critest for both hulls
 	@hack/setup test
 	@# One failure does not keep the others from being seen.
-	$(MAKE) --keep-going build race test-conformance test-vm test-integration test-integration-vm-quick test-critest test-critest-vm lint
+	$(MAKE) --keep-going build race test-conformance test-vm test-integration test-integration-vm-quick test-diff test-critest test-critest-vm lint
 
 guest: ## what virtual machines boot, into ./bin/guest: Debian's kernel and cricket-guest
 	@go run ./hack/guest image
@@ -74,6 +74,13 @@ test-integration-vm-quick: guest
 
 test-conformance: guest ## what every driver of sandboxes must pass
 	go test -vet=off -count=1 -timeout 20m ./test/conformance
+
+test-diff: ## pods of many configurations see what they see under containerd, but for test/diff/differences.txt
+	CGO_ENABLED=0 go test -vet=off -count=1 -timeout 30m -parallel 128 -run '^TestKernel$$' ./test/diff
+
+# With every pod a virtual machine besides.
+test-diff-vm: guest
+	CGO_ENABLED=0 go test -vet=off -count=1 -timeout 90m -parallel 128 -run '^TestVM$$' ./test/diff
 
 test-vm: guest ## virtual machines, emulated: guest, executor, QEMU, templates, volumes
 	CGO_ENABLED=0 go test -vet=off -count=1 -p 1 -timeout 30m ./vmsandbox/...

@@ -1,0 +1,9 @@
+// Package diff asks whether a container sees the same world under Cricket as under the
+// runtime that a node migrates from.
+//
+// Each of its cases, a pod and a container of some configuration, is sent to containerd
+// with runc and to a private cricketd, for the shared kernel (TestKernel) and for virtual
+// machines (TestVM). Package probe runs in them and says what it sees; that, and what the
+// runtimes answer, is put into plain words (normal_test.go) and compared. Every difference
+// stands in differences.txt with its reason, and every line there must still apply.
+package diff
