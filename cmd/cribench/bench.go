@@ -5,191 +5,187 @@ import (
 	"errors"
 	"fmt"
 	"os"
-	"sync"
 	"sync/atomic"
 	"time"
 
+	"golang.org/x/sync/errgroup"
 	"google.golang.org/grpc"
+	"google.golang.org/grpc/backoff"
 	"google.golang.org/grpc/credentials/insecure"
 	cri "k8s.io/cri-api/pkg/apis/runtime/v1"
+
+	"github.com/cricket-cri/cricket/cmd/cribench/figures"
 )
 
-// cleanUp is how long removing pods may take when a measurement ended early.
-const cleanUp = time.Minute
+const (
+	// greeting is how long an endpoint may take to answer for the first time.
+	greeting = 10 * time.Second
+	// cleanUp is how long the removal of everything that is left may take.
+	cleanUp = 3 * time.Minute
+	// runLabel marks the pods of a run.
+	runLabel = "cribench/run"
+	// maxMessage is the largest answer: lists of many hundred pods.
+	maxMessage = 64 << 20
+)
+
+// quick is how to connect again to a daemon that is started anew.
+var quick = backoff.Config{BaseDelay: 5 * time.Millisecond, Multiplier: 1, MaxDelay: 5 * time.Millisecond}
 
 // bench measures one endpoint.
 type bench struct {
 	endpoint endpoint
 	o        options
-	result   *result
+	result   *figures.Endpoint
 	conn     *grpc.ClientConn
 	runtime  cri.RuntimeServiceClient
-	logs     string
+	images   cri.ImageServiceClient
+	id       string // of the run and the endpoint in it
+	dir      string // for logs and what pods mount
 	serial   atomic.Int64
+	pulled   []string // images that were not there before
+	standing *pod     // of sections that come back to one pod
 }
 
 // newBench connects to the endpoint and pulls the image if it is not there.
-func newBench(ctx context.Context, e endpoint, o options, r *result) (*bench, error) {
-	conn, err := grpc.NewClient(e.address, grpc.WithTransportCredentials(insecure.NewCredentials()))
+func newBench(ctx context.Context, e endpoint, o options, id string) (*bench, error) {
+	conn, err := grpc.NewClient(e.address,
+		grpc.WithTransportCredentials(insecure.NewCredentials()),
+		grpc.WithConnectParams(grpc.ConnectParams{Backoff: quick, MinConnectTimeout: time.Second}),
+		grpc.WithDefaultCallOptions(grpc.MaxCallRecvMsgSize(maxMessage)),
+		grpc.WithUnaryInterceptor(limit(o.timeout)))
 	if err != nil {
-		return nil, err
+		return nil, fmt.Errorf("connect to %s: %w", e.address, err)
 	}
-	b := &bench{endpoint: e, o: o, result: r, conn: conn, runtime: cri.NewRuntimeServiceClient(conn)}
-	if b.logs, err = os.MkdirTemp("", "cribench-"); err != nil {
+	b := &bench{
+		endpoint: e, o: o, id: id, conn: conn,
+		result:  &figures.Endpoint{Name: e.name, Handler: e.handler},
+		runtime: cri.NewRuntimeServiceClient(conn), images: cri.NewImageServiceClient(conn),
+	}
+	if b.dir, err = os.MkdirTemp("", "cribench-"); err != nil {
 		return nil, errors.Join(err, conn.Close())
 	}
 	if err := b.prepare(ctx); err != nil {
-		b.close()
-		return nil, err
+		return nil, errors.Join(err, b.close())
 	}
 	return b, nil
 }
 
+// limit gives every call a deadline.
+func limit(timeout time.Duration) grpc.UnaryClientInterceptor {
+	return func(ctx context.Context, method string, req, reply any, conn *grpc.ClientConn, call grpc.UnaryInvoker, opts ...grpc.CallOption) error {
+		ctx, cancel := context.WithTimeout(ctx, timeout)
+		defer cancel()
+		return call(ctx, method, req, reply, conn, opts...)
+	}
+}
+
 func (b *bench) prepare(ctx context.Context) error {
-	v, err := b.runtime.Version(ctx, &cri.VersionRequest{})
+	hello, cancel := context.WithTimeout(ctx, greeting)
+	defer cancel()
+	v, err := b.runtime.Version(hello, &cri.VersionRequest{})
 	if err != nil {
-		return fmt.Errorf("ask for its version: %w", err)
+		return fmt.Errorf("no runtime answers on %s (does it run, and may you use its socket?): %w", b.endpoint.address, err)
 	}
 	b.result.Version = v.GetRuntimeName() + " " + v.GetRuntimeVersion()
-	images := cri.NewImageServiceClient(b.conn)
-	spec := &cri.ImageSpec{Image: b.o.image}
-	s, err := images.ImageStatus(ctx, &cri.ImageStatusRequest{Image: spec})
-	if err != nil {
-		return fmt.Errorf("look for the image: %w", err)
-	}
-	if s.GetImage() != nil {
-		return nil
-	}
-	return b.timed("PullImage", true, func() error {
-		_, err := images.PullImage(ctx, &cri.PullImageRequest{Image: spec})
+	there, err := b.hasImage(ctx, b.o.image)
+	if err != nil || there {
 		return err
+	}
+	return b.pull(ctx, b.o.image)
+}
+
+func (b *bench) hasImage(ctx context.Context, name string) (bool, error) {
+	s, err := b.images.ImageStatus(ctx, &cri.ImageStatusRequest{Image: &cri.ImageSpec{Image: name}})
+	if err != nil {
+		return false, fmt.Errorf("look for image %s: %w", name, err)
+	}
+	return s.GetImage() != nil, nil
+}
+
+// pull pulls an image that is not there and notes that it is to be removed.
+func (b *bench) pull(ctx context.Context, name string) error {
+	b.pulled = append(b.pulled, name)
+	if _, err := b.images.PullImage(ctx, &cri.PullImageRequest{Image: &cri.ImageSpec{Image: name}}); err != nil {
+		return fmt.Errorf("pull image %s: %w", name, err)
+	}
+	return nil
+}
+
+// close removes all that was made, whether the run has ended or was ended.
+func (b *bench) close() error {
+	ctx, cancel := context.WithTimeout(context.Background(), cleanUp)
+	defer cancel()
+	err := b.sweep(ctx)
+	for _, name := range b.pulled {
+		if _, e := b.images.RemoveImage(ctx, &cri.RemoveImageRequest{Image: &cri.ImageSpec{Image: name}}); e != nil {
+			err = errors.Join(err, fmt.Errorf("remove image %s: %w", name, e))
+		}
+	}
+	return errors.Join(err, b.conn.Close(), os.RemoveAll(b.dir))
+}
+
+// sweep removes the run's pods, also those that were made after their caller had gone.
+func (b *bench) sweep(ctx context.Context) error {
+	list, err := b.runtime.ListPodSandbox(ctx, &cri.ListPodSandboxRequest{
+		Filter: &cri.PodSandboxFilter{LabelSelector: map[string]string{runLabel: b.id}},
 	})
+	if err != nil {
+		if b.serial.Load() == 0 {
+			return nil // nothing was made
+		}
+		return fmt.Errorf("look for pods that are left: %w", err)
+	}
+	var group errgroup.Group
+	group.SetLimit(b.o.workers)
+	for _, p := range list.GetItems() {
+		// The filter is the runtime's to keep; what is removed is ours in any case.
+		if p.GetLabels()[runLabel] != b.id {
+			continue
+		}
+		group.Go(func() error { return b.discard(ctx, p.GetId()) })
+	}
+	return group.Wait()
 }
 
-func (b *bench) close() {
-	_ = b.conn.Close()
-	_ = os.RemoveAll(b.logs)
+// discard removes a pod whatever state it is in.
+func (b *bench) discard(ctx context.Context, id string) error {
+	_, stopErr := b.runtime.StopPodSandbox(ctx, &cri.StopPodSandboxRequest{PodSandboxId: id})
+	if _, err := b.runtime.RemovePodSandbox(ctx, &cri.RemovePodSandboxRequest{PodSandboxId: id}); err != nil {
+		return fmt.Errorf("remove pod %s: %w", id, errors.Join(stopErr, err))
+	}
+	return nil
 }
 
-// timed runs f and, if it counts, keeps how long it took.
-func (b *bench) timed(name string, counts bool, f func() error) error {
+// meter keeps how long calls of a section take, if they count.
+type meter struct {
+	to      *figures.Endpoint
+	section string
+	off     bool
+}
+
+func (b *bench) meter(section string) meter { return meter{to: b.result, section: section} }
+
+// silent is a meter that keeps nothing.
+func silent() meter { return meter{off: true} }
+
+// timed runs f and keeps how long it took.
+func (m meter) timed(name string, f func() error) error {
 	began := time.Now()
 	if err := f(); err != nil {
 		return fmt.Errorf("%s: %w", name, err)
 	}
-	if counts {
-		b.result.add(name, time.Since(began))
+	if !m.off {
+		m.to.AddTime(m.section, name, time.Since(began))
 	}
 	return nil
 }
 
-// round leads one pod's life.
-func (b *bench) round(ctx context.Context, counts bool) error {
-	p := b.newPod()
-	defer b.discard(ctx, p)
-	if err := p.start(ctx, "", counts); err != nil {
-		return err
-	}
-	for range b.o.execs {
-		if err := p.exec(ctx, "", counts); err != nil {
-			return err
-		}
-	}
-	return p.stop(ctx, "", counts)
-}
-
-// burst leads n pods' lives at once, step by step: all are started, then each runs
-// a program, then all are stopped.
-func (b *bench) burst(ctx context.Context, n int) error {
-	prefix := fmt.Sprintf("%d at once: ", n)
-	pods := make([]*pod, n)
-	for i := range pods {
-		pods[i] = b.newPod()
-		defer b.discard(ctx, pods[i])
-	}
-	steps := []struct {
-		name string
-		do   func(*pod) error
-	}{
-		{"all started", func(p *pod) error { return p.start(ctx, prefix, true) }},
-		{"all ran a program", func(p *pod) error { return p.exec(ctx, prefix, true) }},
-		{"all stopped", func(p *pod) error { return p.stop(ctx, prefix, true) }},
-	}
-	for _, s := range steps {
-		if err := b.timed(prefix+s.name, true, func() error { return together(pods, s.do) }); err != nil {
-			return err
-		}
-	}
-	return nil
-}
-
-// memory reads the memory of the endpoint's processes without pods, with n, and with n
-// that have done something.
-func (b *bench) memory(ctx context.Context, n int) error {
-	before, err := processMemory(b.endpoint.processes)
-	if err != nil {
-		return err
-	}
-	pods := make([]*pod, n)
-	for i := range pods {
-		pods[i] = b.newPod()
-		defer b.discard(ctx, pods[i])
-		if err := pods[i].start(ctx, "", false); err != nil {
-			return err
-		}
-	}
-	m := &memoryResult{Pods: n, Idle: before}
-	if m.Loaded, err = settledMemory(ctx, b.endpoint.processes); err != nil {
-		return err
-	}
-	if b.o.use != "" {
-		for _, p := range pods {
-			if err := p.run(ctx, "sh", "-c", b.o.use); err != nil {
-				return err
-			}
-		}
-		used, err := settledMemory(ctx, b.endpoint.processes)
-		if err != nil {
-			return err
-		}
-		m.Used = &used
-	}
-	b.result.Memory = m
-	return nil
-}
-
-// settleTime is how long pods idle before their memory is read.
-const settleTime = 5 * time.Second
-
-func settledMemory(ctx context.Context, processes []string) (usage, error) {
+// pause waits, or less if the context ends.
+func pause(ctx context.Context, d time.Duration) error {
 	select {
-	case <-time.After(settleTime):
-		return processMemory(processes)
+	case <-time.After(d):
+		return nil
 	case <-ctx.Done():
-		return usage{}, ctx.Err()
+		return ctx.Err()
 	}
-}
-
-// discard removes a pod that a measurement did not.
-func (b *bench) discard(ctx context.Context, p *pod) {
-	if p.id == "" {
-		return
-	}
-	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), cleanUp)
-	defer cancel()
-	_, _ = b.runtime.StopPodSandbox(ctx, &cri.StopPodSandboxRequest{PodSandboxId: p.id})
-	if _, err := b.runtime.RemovePodSandbox(ctx, &cri.RemovePodSandboxRequest{PodSandboxId: p.id}); err != nil {
-		fmt.Fprintf(os.Stderr, "cribench: pod %s of %s is left behind: %v\n", p.id, b.endpoint.name, err)
-	}
-}
-
-// together calls f for every pod at once and waits for all.
-func together(pods []*pod, f func(*pod) error) error {
-	errs := make([]error, len(pods))
-	var group sync.WaitGroup
-	for i, p := range pods {
-		group.Go(func() { errs[i] = f(p) })
-	}
-	group.Wait()
-	return errors.Join(errs...)
 }

@@ -1,28 +1,28 @@
-// Cribench measures container runtimes through the CRI, and through nothing else, so
-// that any of them can be measured:
+// Cribench measures container runtimes through the CRI, and through nothing else, so that
+// any of them can be measured, several side by side in one run:
 //
 //	cribench --endpoint cricket=unix:///run/cricket/cricket.sock \
 //	         --endpoint containerd=unix:///run/containerd/containerd.sock \
 //	         --processes cricket=cricketd,cricket-monitor \
 //	         --processes containerd=containerd,containerd-shim-runc-v2 \
-//	         --rounds 50 --parallel 8 --pods 30
+//	         --measure start,exec,parallel,list,memory
 //
-// One runtime may be measured with several of its handlers, an endpoint for each:
+// One runtime may be measured with several of its handlers, an endpoint for each. What is
+// measured is told by --help, a section each; what a section does is told where it is written.
+// A pod has one container and is led as the kubelet would lead it; every call is timed.
 //
-//	cribench --endpoint shared=unix:///run/cricket/cricket.sock \
-//	         --endpoint vm=unix:///run/cricket/cricket.sock --handler vm=vm
+// Endpoints take turns, round by round, so that what else the machine does meets all alike.
+// Three kinds of section are measured in one block for each endpoint: lists and memory,
+// because they see all pods of a daemon, that may be behind two endpoints; the restart, because
+// it is the whole daemon's; and the churn, because work that is put off is to come back to
+// whoever put it off. With --blocks the sequential starts are too, for runtimes that prepare
+// pods while nothing is asked of them: in turns these would have the others' time for it.
 //
-// Sequential rounds are interleaved between the endpoints, so that what else the machine
-// does meets all alike; with --blocks an endpoint's rounds follow one another without a
-// pause, as for a runtime that prepares pods while nothing is asked of it. A round is the
-// life of one pod with one container, as a kubelet would lead it; every call is timed. With
-// --parallel, that many lives are led at once. With --pods, that many pods are kept running
-// and the memory of the named processes is read from smaps_rollup, before and after, and
-// what the machine has left.
+// Pods carry a label of the run. When it ends, also by Ctrl-C or a failure, those that carry
+// it are removed, and the images that it pulled; nothing else is touched.
 //
-// With --throughput, so many pods of each endpoint in turn read the image's files, use a
-// directory of the host, send and receive, and log. The program that does it there is this
-// one, mounted into the pod: it has to be a static one, on the same machine as the runtime.
+// For what goes through a container's files, network and streams, this program is mounted into
+// the pod: it has to be a static one, on the same machine as the runtime.
 package main
 
 import (
@@ -34,36 +34,17 @@ import (
 	"os"
 	"os/signal"
 	"slices"
-	"strings"
+	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/cricket-cri/cricket/cmd/cribench/figures"
 )
-
-type options struct {
-	endpoints  []endpoint
-	image      string
-	hostNet    bool
-	warmUp     int
-	rounds     int
-	blocks     bool
-	execs      int
-	parallel   int
-	throughput int
-	pods       int
-	use        string
-	jsonOutput bool
-}
-
-// endpoint is one runtime to measure, or one handler of it.
-type endpoint struct {
-	name, address string
-	handler       string
-	processes     []string
-}
 
 func main() {
 	ctx, stop := signal.NotifyContext(context.Background(), unix.SIGINT, unix.SIGTERM)
 	defer stop()
+	context.AfterFunc(ctx, stop) // a second Ctrl-C ends the clean-up too
 	err := run(ctx, os.Args[1:], os.Stdout)
 	if err != nil && !errors.Is(err, flag.ErrHelp) {
 		fmt.Fprintln(os.Stderr, "cribench:", err)
@@ -75,72 +56,128 @@ func run(ctx context.Context, args []string, out io.Writer) error {
 	if len(args) > 0 && args[0] == "probe" {
 		return probe(args[1:], out)
 	}
-	o, err := parse(args)
+	o, err := parse(args, os.Stderr)
 	if err != nil {
 		return err
 	}
-	results := make([]*result, len(o.endpoints))
-	benches := make([]*bench, len(o.endpoints))
-	for i, e := range o.endpoints {
-		results[i] = newResult(e.name)
-		if benches[i], err = newBench(ctx, e, o, results[i]); err != nil {
-			return fmt.Errorf("%s: %w", e.name, err)
-		}
-		defer benches[i].close()
-	}
-	if err := measure(ctx, o, benches); err != nil {
+	expected, err := o.expectations()
+	if err != nil {
 		return err
 	}
-	if o.jsonOutput {
-		return writeJSON(out, results)
+	var result *figures.Run
+	if o.from != "" {
+		result, err = readRun(o.from)
+	} else {
+		result, err = measure(ctx, o, args)
 	}
-	return writeTable(out, results)
+	if result == nil {
+		return err
+	}
+	return errors.Join(err, o.write(out, result, expected))
 }
 
-// measure runs every measurement on every endpoint, a round of each in turn.
-func measure(ctx context.Context, o options, benches []*bench) error {
-	each := func(f func(*bench) error) error {
-		for _, b := range benches {
-			if err := f(b); err != nil {
-				return fmt.Errorf("%s: %w", b.endpoint.name, err)
+// measure makes a run. What was measured until an error is returned beside it.
+func measure(ctx context.Context, o options, args []string) (result *figures.Run, err error) {
+	result = &figures.Run{Date: time.Now().UTC().Truncate(time.Second), Command: append([]string{"cribench"}, args...)}
+	result.Host, err = lookAtHost(ctx)
+	if err != nil {
+		return nil, err
+	}
+	s := &session{o: o, progress: newProgress(os.Stderr)}
+	defer s.progress.end()
+	id := fmt.Sprintf("%d-%x", os.Getpid(), time.Now().UnixNano())
+	for i, e := range o.endpoints {
+		b, err := newBench(ctx, e, o, fmt.Sprintf("%s-%d", id, i))
+		if err != nil {
+			return nil, errors.Join(fmt.Errorf("%s: %w", e.name, err), s.close())
+		}
+		s.benches = append(s.benches, b)
+		result.Endpoints = append(result.Endpoints, b.result)
+	}
+	defer func() {
+		if closeErr := s.close(); closeErr != nil {
+			err = errors.Join(err, fmt.Errorf("clean up: %w", closeErr))
+		}
+	}()
+	if err := s.run(ctx); err != nil {
+		return result, err
+	}
+	after, err := lookAtHost(ctx)
+	result.Host.Load[1], result.Host.Fork[1] = after.Load[0], after.Fork[0]
+	for _, e := range result.Endpoints {
+		if len(e.Errors) > 0 {
+			return result, errors.New("not all was measured; see below")
+		}
+	}
+	return result, err
+}
+
+// readRun reads a run that --json wrote.
+func readRun(path string) (*figures.Run, error) {
+	f, err := os.Open(path)
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close()
+	return figures.Read(f)
+}
+
+// session is a run under way.
+type session struct {
+	o        options
+	benches  []*bench
+	progress *progress
+	section  string
+	failed   []*bench // in this section
+}
+
+// run runs the chosen sections.
+func (s *session) run(ctx context.Context) error {
+	chosen := slices.DeleteFunc(sections(), func(c section) bool { return !slices.Contains(s.o.measure, c.name) })
+	for i, c := range chosen {
+		s.section, s.failed = c.name, nil
+		s.progress.section(fmt.Sprintf("[%d/%d] %s", i+1, len(chosen), c.name))
+		for _, b := range s.benches {
+			if c.lacks == nil {
+				continue
+			}
+			if why := c.lacks(s.o, b.endpoint); why != "" {
+				s.failed = append(s.failed, b)
+				s.progress.say("%s: not measured: %s", b.endpoint.name, why)
 			}
 		}
-		return nil
-	}
-	if err := rounds(ctx, o, each); err != nil {
-		return err
-	}
-	if o.parallel > 0 {
-		if err := each(func(b *bench) error { return b.burst(ctx, o.parallel) }); err != nil {
+		if err := c.run(ctx, s); err != nil {
 			return err
 		}
-	}
-	for range o.throughput {
-		if err := each(func(b *bench) error { return b.throughput(ctx) }); err != nil {
-			return err
-		}
-	}
-	if o.pods > 0 {
-		return each(func(b *bench) error { return b.memory(ctx, o.pods) })
 	}
 	return nil
 }
 
-// rounds leads the sequential lives.
-func rounds(ctx context.Context, o options, each func(func(*bench) error) error) error {
-	turns, perTurn := o.warmUp+o.rounds, 1
-	if o.blocks {
-		turns, perTurn = 1, turns
+// each calls f for every endpoint in turn. One that fails is left out for the rest of the
+// section, and the error is kept; each itself fails only when the run is to end.
+func (s *session) each(ctx context.Context, what string, f func(*bench) error) error {
+	for _, b := range s.benches {
+		if slices.Contains(s.failed, b) {
+			continue
+		}
+		s.progress.step("%s, %s", b.endpoint.name, what)
+		err := f(b)
+		if ctx.Err() != nil {
+			return fmt.Errorf("%s: %w", s.section, ctx.Err())
+		}
+		if err != nil {
+			s.failed = append(s.failed, b)
+			b.result.Errors = append(b.result.Errors, s.section+": "+err.Error())
+			s.progress.say("%s: %v", b.endpoint.name, err)
+		}
 	}
-	for turn := range turns {
-		err := each(func(b *bench) error {
-			for i := range perTurn {
-				if err := b.round(ctx, turn*perTurn+i >= o.warmUp); err != nil {
-					return err
-				}
-			}
-			return nil
-		})
+	return nil
+}
+
+// turns calls f n times for every endpoint, in turns.
+func (s *session) turns(ctx context.Context, n int, f func(b *bench, turn int) error) error {
+	for turn := range n {
+		err := s.each(ctx, fmt.Sprintf("%d of %d", turn+1, n), func(b *bench) error { return f(b, turn) })
 		if err != nil {
 			return err
 		}
@@ -148,85 +185,14 @@ func rounds(ctx context.Context, o options, each func(func(*bench) error) error)
 	return nil
 }
 
-func parse(args []string) (options, error) {
-	o := options{}
-	processes, handlers := map[string][]string{}, map[string]string{}
-	f := flag.NewFlagSet("cribench", flag.ContinueOnError)
-	f.Func("endpoint", "`[NAME=]unix:///PATH` of a runtime to measure; may be repeated", func(s string) error {
-		name, address, ok := strings.Cut(s, "=")
-		if !ok {
-			name, address = s, s
-		}
-		o.endpoints = append(o.endpoints, endpoint{name: name, address: address})
-		return nil
-	})
-	f.Func("processes", "`NAME=PROGRAM|PID,...` whose memory counts as the endpoint's; may be repeated", func(s string) error {
-		name, list, ok := strings.Cut(s, "=")
-		if !ok {
-			return errors.New("want NAME=PROGRAM or NAME=PID")
-		}
-		processes[name] = append(processes[name], strings.Split(list, ",")...)
-		return nil
-	})
-	f.StringVar(&o.image, "image", "registry.k8s.io/e2e-test-images/busybox:1.29-2", "image with a shell")
-	f.Func("handler", "`[NAME=]HANDLER` of the pods of an endpoint, or of all that have none of their own; may be repeated", func(s string) error {
-		name, handler, ok := strings.Cut(s, "=")
-		if !ok {
-			name, handler = "", s
-		}
-		handlers[name] = handler
-		return nil
-	})
-	f.BoolVar(&o.hostNet, "host-network", false, "pods without a network of their own")
-	f.IntVar(&o.warmUp, "warm-up", 3, "rounds that are not counted")
-	f.IntVar(&o.rounds, "rounds", 20, "sequential rounds")
-	f.BoolVar(&o.blocks, "blocks", false, "all sequential rounds of an endpoint before those of the next")
-	f.IntVar(&o.execs, "execs", 3, "ExecSync calls in a round")
-	f.IntVar(&o.parallel, "parallel", 0, "pods that are started, used and stopped at once")
-	f.IntVar(&o.throughput, "throughput", 0, "pods of each endpoint in which throughput is measured")
-	f.IntVar(&o.pods, "pods", 0, "pods that run while memory is read")
-	f.StringVar(&o.use, "use", "", "shell `COMMAND` that each of --pods runs before memory is read once more")
-	f.BoolVar(&o.jsonOutput, "json", false, "write JSON with every sample")
-	if err := f.Parse(args); err != nil {
-		return o, err
-	}
-	if len(o.endpoints) == 0 {
-		return o, errors.New("no --endpoint")
-	}
-	if err := o.assign(handlers, processes); err != nil {
-		return o, err
-	}
-	if slices.Min([]int{o.warmUp, o.rounds, o.execs, o.parallel, o.throughput, o.pods}) < 0 {
-		return o, errors.New("counts are not negative")
-	}
-	return o, nil
-}
-
-// assign gives the endpoints what was said of them by name. Names are those of
-// endpoints; the handler of no name is everybody's.
-func (o *options) assign(handlers map[string]string, processes map[string][]string) error {
-	known := map[string]bool{"": true}
-	for i := range o.endpoints {
-		e := &o.endpoints[i]
-		if known[e.name] {
-			return fmt.Errorf("--endpoint %s: two endpoints need two names", e.name)
-		}
-		known[e.name] = true
-		e.processes = processes[e.name]
-		e.handler = handlers[""]
-		if own, ok := handlers[e.name]; ok {
-			e.handler = own
+// close removes what the run made, of all endpoints.
+func (s *session) close() error {
+	errs := make([]error, 0, len(s.benches))
+	for _, b := range s.benches {
+		s.progress.step("%s: clean up", b.endpoint.name)
+		if err := b.close(); err != nil {
+			errs = append(errs, fmt.Errorf("%s: %w", b.endpoint.name, err))
 		}
 	}
-	for name := range handlers {
-		if !known[name] {
-			return fmt.Errorf("--handler %s: no endpoint has this name", name)
-		}
-	}
-	for name := range processes {
-		if !known[name] || name == "" {
-			return fmt.Errorf("--processes %s: no endpoint has this name", name)
-		}
-	}
-	return nil
+	return errors.Join(errs...)
 }

@@ -1,76 +1,116 @@
 package main
 
 import (
-	"bytes"
-	"errors"
+	"context"
 	"fmt"
-	"io/fs"
-	"os"
-	"path/filepath"
-	"slices"
-	"strconv"
-	"strings"
+	"time"
 
-	"golang.org/x/sys/unix"
+	"github.com/cricket-cri/cricket/cmd/cribench/figures"
 )
 
-// usage is the memory of some processes together, in bytes.
-type usage struct {
-	Processes int    `json:"processes"`
-	PSS       uint64 `json:"pss"` // shared pages divided among those who share them
-	RSS       uint64 `json:"rss"`
-	// Available is what the whole machine has left.
-	Available uint64 `json:"available"`
+// settleTime is how long pods idle before their memory is read.
+const settleTime = 5 * time.Second
+
+// measureMemory reads the memory of each endpoint's processes without pods, with few and with
+// many, and what processor time they take while the few do nothing.
+func measureMemory(ctx context.Context, s *session) error {
+	return s.each(ctx, "all pods", func(b *bench) error { return b.memory(ctx) })
 }
 
-// processMemory adds up the processes that are named by program or by pid.
-func processMemory(which []string) (usage, error) {
-	var u usage
-	entries, err := os.ReadDir("/proc")
+func (b *bench) memory(ctx context.Context) error {
+	few, many := b.endpoint.memoryPods[0], b.endpoint.memoryPods[1]
+	base, err := b.settled(ctx)
 	if err != nil {
-		return u, err
+		return err
 	}
-	for _, e := range entries {
-		if _, err := strconv.Atoi(e.Name()); err != nil {
-			continue
-		}
-		if !slices.Contains(which, e.Name()) && !slices.Contains(which, program(e.Name())) {
-			continue
-		}
-		data, err := os.ReadFile(filepath.Join("/proc", e.Name(), "smaps_rollup"))
-		if errors.Is(err, fs.ErrNotExist) || errors.Is(err, unix.ESRCH) {
-			continue // ended meanwhile
-		}
-		if err != nil {
-			return u, fmt.Errorf("read the memory of process %s: %w", e.Name(), err)
-		}
-		u.Processes++
-		u.PSS += field(data, "Pss:")
-		u.RSS += field(data, "Rss:")
+	b.memorySample("base PSS", base.pss)
+	b.memorySample("base RSS", base.rss)
+	all := b.newPods(many)
+	defer all.remove(ctx)
+	if err := all[:few].start(ctx, b.o.workers); err != nil {
+		return err
 	}
-	data, err := os.ReadFile("/proc/meminfo")
-	u.Available = field(data, "MemAvailable:")
-	return u, err
-}
-
-// program is the name under which a process was started.
-func program(pid string) string {
-	data, err := os.ReadFile(filepath.Join("/proc", pid, "cmdline"))
+	withFew, err := b.settled(ctx)
 	if err != nil {
-		return ""
+		return err
 	}
-	first, _, _ := bytes.Cut(data, []byte{0})
-	return filepath.Base(string(first))
+	if err := b.idle(ctx, few); err != nil {
+		return err
+	}
+	if err := all[few:].start(ctx, b.o.workers); err != nil {
+		return err
+	}
+	withMany, err := b.settled(ctx)
+	if err != nil {
+		return err
+	}
+	b.memorySample(fmt.Sprintf("PSS with %d pods", many), withMany.pss)
+	b.memorySample(fmt.Sprintf("RSS with %d pods", many), withMany.rss)
+	b.slopes(few, many, withFew, withMany)
+	if b.o.use == "" {
+		return nil
+	}
+	return b.used(ctx, all, base)
 }
 
-// field is the value of a line "NAME: N kB" in bytes.
-func field(rollup []byte, name string) uint64 {
-	for line := range strings.Lines(string(rollup)) {
-		f := strings.Fields(line)
-		if len(f) == 3 && f[0] == name {
-			kib, _ := strconv.ParseUint(f[1], 10, 64)
-			return kib << 10
+// slopes keeps what one more pod takes, once there are some.
+func (b *bench) slopes(few, many int, withFew, withMany usage) {
+	for _, s := range []struct {
+		name      string
+		few, many uint64
+	}{
+		{"PSS a further pod", withFew.pss, withMany.pss},
+		{"RSS a further pod", withFew.rss, withMany.rss},
+		{"fall of MemAvailable a further pod", withMany.available, withFew.available},
+	} {
+		slope := figures.Slope([]figures.Point{{At: float64(few), Value: float64(s.few)}, {At: float64(many), Value: float64(s.many)}})
+		b.result.Add("memory", s.name, figures.MiB, slope/mebi)
+	}
+}
+
+func (b *bench) memorySample(name string, bytes uint64) {
+	b.result.Add("memory", name, figures.MiB, float64(bytes)/mebi)
+}
+
+// idle keeps how much of a processor the endpoint's processes take while pods do nothing.
+func (b *bench) idle(ctx context.Context, n int) error {
+	began := time.Now()
+	before, err := cpuOf(b.endpoint.processes)
+	if err != nil {
+		return err
+	}
+	if err := pause(ctx, b.o.idle); err != nil {
+		return err
+	}
+	after, err := cpuOf(b.endpoint.processes)
+	if err != nil {
+		return err
+	}
+	b.result.Add("memory", fmt.Sprintf("idle processor time with %d pods", n), figures.Percent, 100*float64(after-before)/float64(time.Since(began)))
+	return nil
+}
+
+// used keeps what pods take that have done something, everything shared included.
+func (b *bench) used(ctx context.Context, all pods, base usage) error {
+	for _, p := range all {
+		if err := p.run(ctx, "sh", "-c", b.o.use); err != nil {
+			return err
 		}
 	}
-	return 0
+	u, err := b.settled(ctx)
+	if err != nil {
+		return err
+	}
+	n := float64(len(all)) * mebi
+	b.result.Add("memory", "PSS a pod after use, all that is shared included", figures.MiB, float64(u.pss)/n)
+	b.result.Add("memory", "fall of MemAvailable a pod after use", figures.MiB, (float64(base.available)-float64(u.available))/n)
+	return nil
+}
+
+// settled is the memory of the endpoint's processes when they have come to rest.
+func (b *bench) settled(ctx context.Context) (usage, error) {
+	if err := pause(ctx, settleTime); err != nil {
+		return usage{}, err
+	}
+	return memoryOf(b.endpoint.processes)
 }

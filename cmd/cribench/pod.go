@@ -6,6 +6,7 @@ import (
 	"os"
 	"path/filepath"
 
+	"golang.org/x/sync/errgroup"
 	cri "k8s.io/cri-api/pkg/apis/runtime/v1"
 )
 
@@ -32,7 +33,7 @@ type pod struct {
 }
 
 func (b *bench) newPod() *pod {
-	name := fmt.Sprintf("cribench-%d-%d", os.Getpid(), b.serial.Add(1))
+	name := fmt.Sprintf("cribench-%s-%d", b.id, b.serial.Add(1))
 	network := cri.NamespaceMode_POD
 	if b.o.hostNet {
 		network = cri.NamespaceMode_NODE
@@ -43,7 +44,8 @@ func (b *bench) newPod() *pod {
 		config: &cri.PodSandboxConfig{
 			Metadata:     &cri.PodSandboxMetadata{Name: name, Namespace: "cribench", Uid: name},
 			Hostname:     name,
-			LogDirectory: filepath.Join(b.logs, name),
+			Labels:       map[string]string{runLabel: b.id},
+			LogDirectory: filepath.Join(b.dir, name),
 			DnsConfig:    &cri.DNSConfig{Servers: []string{"10.96.0.10"}, Searches: []string{"svc.cluster.local"}, Options: []string{"ndots:5"}},
 			Linux: &cri.LinuxPodSandboxConfig{
 				SecurityContext: &cri.LinuxSandboxSecurityContext{NamespaceOptions: ns},
@@ -53,6 +55,7 @@ func (b *bench) newPod() *pod {
 			Metadata: &cri.ContainerMetadata{Name: "main"},
 			Image:    &cri.ImageSpec{Image: b.o.image},
 			Command:  []string{"sh", "-c", leavesOnTerm},
+			Labels:   map[string]string{runLabel: b.id},
 			LogPath:  "main/0.log",
 			Linux: &cri.LinuxContainerConfig{
 				Resources: &cri.LinuxContainerResources{CpuShares: 102, MemoryLimitInBytes: 256 << 20},
@@ -65,13 +68,13 @@ func (b *bench) newPod() *pod {
 }
 
 // start brings the pod up; the time of all calls together is the pod's start.
-func (p *pod) start(ctx context.Context, prefix string, counts bool) error {
+func (p *pod) start(ctx context.Context, m meter) error {
 	// The kubelet makes the directories of logs.
 	if err := os.MkdirAll(filepath.Join(p.config.LogDirectory, "main"), 0o755); err != nil {
 		return err
 	}
-	return p.b.timed(prefix+"pod start", counts, func() error {
-		return p.calls(prefix, counts, []call{
+	return m.timed("pod start", func() error {
+		return m.calls([]call{
 			{"RunPodSandbox", func() error {
 				r, err := p.b.runtime.RunPodSandbox(ctx, &cri.RunPodSandboxRequest{Config: p.config, RuntimeHandler: p.b.endpoint.handler})
 				p.id = r.GetPodSandboxId()
@@ -90,8 +93,8 @@ func (p *pod) start(ctx context.Context, prefix string, counts bool) error {
 	})
 }
 
-func (p *pod) exec(ctx context.Context, prefix string, counts bool) error {
-	return p.calls(prefix, counts, []call{{"ExecSync", func() error { return p.run(ctx, "true") }}})
+func (p *pod) exec(ctx context.Context, m meter) error {
+	return m.timed("ExecSync", func() error { return p.run(ctx, "true") })
 }
 
 // run runs a program in the container, which is to succeed.
@@ -103,15 +106,19 @@ func (p *pod) run(ctx context.Context, command ...string) error {
 	return err
 }
 
+// ready waits until the first process would end on a signal.
+func (p *pod) ready(ctx context.Context) error { return p.run(ctx, "sh", "-c", untilTrapped) }
+
+// grace is how long a container may take to end, in seconds, by itself; ready containers end
+// at once.
+const grace = 30
+
 // stop takes the pod down; the time of all calls together is the pod's stop.
-func (p *pod) stop(ctx context.Context, prefix string, counts bool) error {
-	if err := p.run(ctx, "sh", "-c", untilTrapped); err != nil {
-		return err
-	}
-	return p.b.timed(prefix+"pod stop", counts, func() error {
-		return p.calls(prefix, counts, []call{
+func (p *pod) stop(ctx context.Context, m meter, seconds int64) error {
+	return m.timed("pod stop", func() error {
+		return m.calls([]call{
 			{"StopContainer", func() error {
-				_, err := p.b.runtime.StopContainer(ctx, &cri.StopContainerRequest{ContainerId: p.ctr, Timeout: 30})
+				_, err := p.b.runtime.StopContainer(ctx, &cri.StopContainerRequest{ContainerId: p.ctr, Timeout: seconds})
 				return err
 			}},
 			{"RemoveContainer", func() error {
@@ -133,17 +140,70 @@ func (p *pod) stop(ctx context.Context, prefix string, counts bool) error {
 	})
 }
 
+// remove removes the pod if it is still there. What it cannot remove the end of the run finds.
+func (p *pod) remove(ctx context.Context) {
+	if p.id == "" {
+		return
+	}
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), cleanUp)
+	defer cancel()
+	if p.b.discard(ctx, p.id) == nil {
+		p.id = ""
+	}
+}
+
 type call struct {
 	name string
 	do   func() error
 }
 
 // calls makes and times calls one after the other.
-func (p *pod) calls(prefix string, counts bool, calls []call) error {
+func (m meter) calls(calls []call) error {
 	for _, c := range calls {
-		if err := p.b.timed(prefix+c.name, counts, c.do); err != nil {
+		if err := m.timed(c.name, c.do); err != nil {
 			return err
 		}
 	}
 	return nil
+}
+
+// pods are several pods of one endpoint.
+type pods []*pod
+
+func (b *bench) newPods(n int) pods {
+	all := make(pods, n)
+	for i := range all {
+		all[i] = b.newPod()
+	}
+	return all
+}
+
+// each calls f for every pod, for so many at once, until one fails.
+func (all pods) each(ctx context.Context, workers int, f func(context.Context, *pod) error) error {
+	group, ctx := errgroup.WithContext(ctx)
+	group.SetLimit(workers)
+	for _, p := range all {
+		group.Go(func() error {
+			if err := ctx.Err(); err != nil {
+				return err
+			}
+			return f(ctx, p)
+		})
+	}
+	return group.Wait()
+}
+
+// start brings all up, untimed.
+func (all pods) start(ctx context.Context, workers int) error {
+	return all.each(ctx, workers, func(ctx context.Context, p *pod) error { return p.start(ctx, silent()) })
+}
+
+func (all pods) remove(ctx context.Context) {
+	if len(all) == 0 {
+		return
+	}
+	_ = all.each(context.WithoutCancel(ctx), all[0].b.o.workers, func(ctx context.Context, p *pod) error {
+		p.remove(ctx)
+		return nil
+	})
 }

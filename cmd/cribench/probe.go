@@ -27,6 +27,10 @@ const (
 	blockSize              = 128 << 10
 )
 
+// logStay is how long a program stays whose log is measured, for the time that its helpers
+// took to be read.
+const logStay = 2 * time.Second
+
 // probe is what this program does inside a container, where the measuring one mounts it.
 // Rates go to standard output as JSON.
 func probe(args []string, out io.Writer) error {
@@ -36,7 +40,11 @@ func probe(args []string, out io.Writer) error {
 	case len(args) == 1 && args[0] == "serve":
 		return serveStreams()
 	case len(args) == 2 && args[0] == "log":
-		return writeLog(args[1], out)
+		if err := writeLog(args[1], out); err != nil {
+			return fmt.Errorf("probe: %w", err)
+		}
+		time.Sleep(logStay)
+		return nil
 	case len(args) == 2 && args[0] == "root":
 		rates, err = probeRoot(args[1])
 	case len(args) == 2 && args[0] == "volume":
@@ -90,7 +98,7 @@ func openFiles(root string) ([]*os.File, error) {
 	if err := unix.Stat(root, &top); err != nil {
 		return nil, err
 	}
-	total := int64(0)
+	total, seen := int64(0), map[uint64]bool{}
 	err := filepath.WalkDir(root, func(path string, d fs.DirEntry, err error) error {
 		var st unix.Stat_t
 		if err != nil || unix.Lstat(path, &st) != nil || st.Dev != top.Dev && d.IsDir() {
@@ -100,9 +108,10 @@ func openFiles(root string) ([]*os.File, error) {
 			return nil
 		}
 		// Hard links are one file; where overlays number devices, a file has another one.
-		if !d.Type().IsRegular() || st.Size < rootLeast || st.Nlink > 1 {
+		if !d.Type().IsRegular() || st.Size < rootLeast || seen[st.Ino] {
 			return nil
 		}
+		seen[st.Ino] = st.Nlink > 1
 		f, err := os.Open(path)
 		if err != nil {
 			return nil

@@ -23,6 +23,9 @@ func TestProbes(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
+	if err := os.Link(filepath.Join(dir, "large"), filepath.Join(dir, "same")); err != nil {
+		t.Fatal(err)
+	}
 	files, err := openFiles(dir)
 	if err != nil || len(files) != 2 {
 		t.Errorf("reads %d files (%v), want the two larger ones", len(files), err)

@@ -14,7 +14,10 @@ import (
 	"strconv"
 	"time"
 
+	"google.golang.org/protobuf/proto"
 	cri "k8s.io/cri-api/pkg/apis/runtime/v1"
+
+	"github.com/cricket-cri/cricket/cmd/cribench/figures"
 )
 
 const (
@@ -28,38 +31,62 @@ const (
 	logTime = 5 * time.Minute
 )
 
-// throughput measures in one pod what goes through: the image's files, a directory of the
-// host, the network and the log.
-func (b *bench) throughput(ctx context.Context) error {
-	mounts, err := b.probeMounts()
-	if err != nil {
-		return err
-	}
-	p := b.newPod()
-	defer b.discard(ctx, p)
-	p.container.Mounts = mounts
-	p.container.Command = probeCommand("serve")
-	if err := p.start(ctx, "", false); err != nil {
-		return err
-	}
-	for _, args := range [][]string{{"root", "/"}, {"volume", dataDir}} {
-		rates, err := p.probe(ctx, args...)
+// measureFiles reads the image's files and uses a directory of the host, in a container of
+// each endpoint.
+func measureFiles(ctx context.Context, s *session) error {
+	defer s.retire(ctx)
+	return s.turns(ctx, s.o.repeat, func(b *bench, _ int) error {
+		p, err := b.stand(ctx, b.serving)
 		if err != nil {
 			return err
 		}
-		for _, name := range slices.Sorted(maps.Keys(rates)) {
-			b.result.addRate(name, rates[name])
+		for _, args := range [][]string{{"root", "/"}, {"volume", dataDir}} {
+			rates, err := p.probe(ctx, args...)
+			if err != nil {
+				return err
+			}
+			for _, name := range slices.Sorted(maps.Keys(rates)) {
+				b.result.Add("files", name, figures.Rate, rates[name])
+			}
 		}
-	}
-	if err := p.network(ctx); err != nil {
-		return err
-	}
-	return p.log(ctx)
+		return nil
+	})
+}
+
+// measureNetwork sends into a pod of each endpoint and out of it.
+func measureNetwork(ctx context.Context, s *session) error {
+	defer s.retire(ctx)
+	return s.turns(ctx, s.o.repeat, func(b *bench, _ int) error {
+		p, err := b.stand(ctx, b.serving)
+		if err != nil {
+			return err
+		}
+		return p.network(ctx)
+	})
+}
+
+// measureLog has a container of each endpoint write to its log.
+func measureLog(ctx context.Context, s *session) error {
+	defer s.retire(ctx)
+	return s.turns(ctx, s.o.repeat, func(b *bench, turn int) error {
+		p, err := b.stand(ctx, b.serving)
+		if err != nil {
+			return err
+		}
+		return p.log(ctx, turn)
+	})
+}
+
+// serving gives a pod this program, a directory of the host, and the program that answers.
+func (b *bench) serving(p *pod) (err error) {
+	p.container.Mounts, err = b.probeMounts()
+	p.container.Command = probeCommand("serve")
+	return err
 }
 
 // probeMounts are this program and an empty directory.
 func (b *bench) probeMounts() ([]*cri.Mount, error) {
-	bin, data := filepath.Join(b.logs, "bin"), filepath.Join(b.logs, "data")
+	bin, data := filepath.Join(b.dir, "bin"), filepath.Join(b.dir, "data")
 	if err := errors.Join(os.MkdirAll(bin, 0o755), os.MkdirAll(data, 0o777)); err != nil {
 		return nil, err
 	}
@@ -110,11 +137,8 @@ func (p *pod) probe(ctx context.Context, args ...string) (map[string]float64, er
 	return rates, nil
 }
 
-// network measures between here and the pod, if it has a network of its own.
+// network measures between here and the pod.
 func (p *pod) network(ctx context.Context) error {
-	if p.b.o.hostNet {
-		return nil
-	}
 	r, err := p.b.runtime.PodSandboxStatus(ctx, &cri.PodSandboxStatusRequest{PodSandboxId: p.id})
 	if err != nil {
 		return fmt.Errorf("ask for the pod's address: %w", err)
@@ -123,31 +147,70 @@ func (p *pod) network(ctx context.Context) error {
 	if err != nil {
 		return fmt.Errorf("measure the network: %w", err)
 	}
-	p.b.result.addRate("network: into the pod", in)
-	p.b.result.addRate("network: out of the pod", out)
+	p.b.result.Add("network", "into the pod", figures.Rate, in)
+	p.b.result.Add("network", "out of the pod", figures.Rate, out)
 	return nil
 }
 
-// log has a second container write to its log, from its start until all lines are there.
-func (p *pod) log(ctx context.Context) error {
-	c := p.container
-	c.Metadata = &cri.ContainerMetadata{Name: "log"}
-	c.Command = probeCommand("log", strconv.Itoa(logLines))
-	c.LogPath = "main/log.log"
-	r, err := p.b.runtime.CreateContainer(ctx, &cri.CreateContainerRequest{PodSandboxId: p.id, Config: c, SandboxConfig: p.config})
+// log has a further container write to its log, from its start until all lines are there, and
+// keeps how much processor time the daemon took for it, and its other processes.
+func (p *pod) log(ctx context.Context, turn int) error {
+	daemon, others := split(p.b.endpoint.processes)
+	daemonBefore, err := cpuOf(daemon)
+	if err != nil {
+		return err
+	}
+	othersBefore, err := cpuOf(others)
+	if err != nil {
+		return err
+	}
+	ctr, rate, err := p.writeLog(ctx, turn)
 	if err != nil {
 		return fmt.Errorf("measure the log: %w", err)
+	}
+	daemonAfter, daemonErr := cpuOf(daemon)
+	othersAfter, othersErr := cpuOf(others)
+	if err := errors.Join(daemonErr, othersErr); err != nil {
+		return err
+	}
+	p.b.result.Add("log", "log", figures.Rate, rate)
+	if len(daemon) > 0 {
+		p.b.result.Add("log", "daemon", figures.Seconds, (daemonAfter - daemonBefore).Seconds())
+		p.b.result.Add("log", "other processes", figures.Seconds, max(0, (othersAfter-othersBefore).Seconds()))
+	}
+	if _, err := p.b.runtime.RemoveContainer(ctx, &cri.RemoveContainerRequest{ContainerId: ctr}); err != nil {
+		return fmt.Errorf("remove the container that logged: %w", err)
+	}
+	return os.Remove(filepath.Join(p.config.LogDirectory, logPath(turn)))
+}
+
+// split tells a daemon from the processes that help it.
+func split(processes []string) (daemon, others []string) {
+	if len(processes) == 0 {
+		return nil, nil
+	}
+	return processes[:1], processes[1:]
+}
+
+func logPath(turn int) string { return fmt.Sprintf("main/log-%d.log", turn) }
+
+// writeLog returns while the container is still there: some helpers end with it, and take
+// their processor time along.
+func (p *pod) writeLog(ctx context.Context, turn int) (ctr string, rate float64, err error) {
+	c, _ := proto.Clone(p.container).(*cri.ContainerConfig)
+	c.Metadata.Name = fmt.Sprintf("log-%d", turn)
+	c.Command = probeCommand("log", strconv.Itoa(logLines))
+	c.LogPath = logPath(turn)
+	r, err := p.b.runtime.CreateContainer(ctx, &cri.CreateContainerRequest{PodSandboxId: p.id, Config: c, SandboxConfig: p.config})
+	if err != nil {
+		return "", 0, err
 	}
 	path, began := filepath.Join(p.config.LogDirectory, c.LogPath), time.Now()
 	if _, err := p.b.runtime.StartContainer(ctx, &cri.StartContainerRequest{ContainerId: r.GetContainerId()}); err != nil {
-		return fmt.Errorf("measure the log: %w", err)
+		return "", 0, err
 	}
-	rate, err := logRate(ctx, path, began)
-	if err != nil {
-		return fmt.Errorf("measure the log: %w", err)
-	}
-	p.b.result.addRate("log", rate)
-	return nil
+	rate, err = logRate(ctx, path, began)
+	return r.GetContainerId(), rate, err
 }
 
 // logRate is measured between the first lines and the last, by what the container wrote:

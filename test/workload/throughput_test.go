@@ -1,13 +1,14 @@
 package workload
 
 import (
-	"encoding/json"
+	"bytes"
 	"errors"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"testing"
 
+	"github.com/cricket-cri/cricket/cmd/cribench/figures"
 	"github.com/cricket-cri/cricket/test/images"
 )
 
@@ -22,32 +23,30 @@ func TestThroughput(t *testing.T) {
 		t.Fatalf("build cribench: %v\n%s", err, out)
 	}
 	endpoint := "unix://" + n.Paths.Socket
-	out, err := exec.CommandContext(t.Context(), bench, "--json", "--image", images.Database,
+	out, err := exec.CommandContext(t.Context(), bench, "--json", "-", "--image", images.Database,
 		"--endpoint", "shared="+endpoint, "--handler", "shared=crun", "--endpoint", "vm="+endpoint, "--handler", "vm=vm",
-		"--warm-up", "0", "--rounds", "0", "--throughput", "3").Output()
+		"--measure", "files,network,log,stream", "--repeat", "3").Output()
 	if err != nil {
 		t.Fatalf("cribench: %v\n%s%s", err, out, stderrOf(err))
 	}
-	var results []struct {
-		Endpoint string
-		Rates    []struct {
-			Name string
-			P50  float64
-			MiB  []float64
-		}
+	run, err := figures.Read(bytes.NewReader(out))
+	if err != nil {
+		t.Fatal(err)
 	}
-	if err := json.Unmarshal(out, &results); err != nil || len(results) != 2 {
-		t.Fatalf("cribench wrote %s (%v)", out, err)
-	}
-	for _, r := range results {
-		if len(r.Rates) != 8 {
-			t.Errorf("%s: %d kinds of throughput, want 8", r.Endpoint, len(r.Rates))
-		}
-		for _, x := range r.Rates {
-			t.Logf("%s: %s: %.1f MiB/s (%.1f)", r.Endpoint, x.Name, x.P50, x.MiB)
-			if len(x.MiB) != 3 || x.P50 <= 0 {
-				t.Errorf("%s: %s was measured %d times: %v", r.Endpoint, x.Name, len(x.MiB), x.MiB)
+	for _, e := range run.Endpoints {
+		rates := 0
+		for _, s := range e.Series {
+			if s.Unit != figures.Rate {
+				continue
 			}
+			rates++
+			t.Logf("%s: %s: %.1f MiB/s (%.1f)", e.Name, s.Name, s.P50, s.Samples)
+			if len(s.Samples) != 3 || s.Min <= 0 {
+				t.Errorf("%s: %s was measured %d times: %v", e.Name, s.Name, len(s.Samples), s.Samples)
+			}
+		}
+		if rates != 11 {
+			t.Errorf("%s: %d kinds of throughput, want 11", e.Name, rates)
 		}
 	}
 }

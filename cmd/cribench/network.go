@@ -51,7 +51,7 @@ func serveStream(c net.Conn) {
 }
 
 // send sends for streamTime.
-func send(c net.Conn) error {
+func send(c io.Writer) error {
 	block := make([]byte, blockSize)
 	for began := time.Now(); time.Since(began) < streamTime; {
 		if _, err := c.Write(block); err != nil {
@@ -64,7 +64,7 @@ func send(c net.Conn) error {
 	return nil
 }
 
-func receive(c net.Conn) (int64, error) {
+func receive(c io.Reader) (int64, error) {
 	return io.CopyBuffer(onlyWriter{io.Discard}, onlyReader{c}, make([]byte, blockSize))
 }
 
@@ -90,6 +90,11 @@ func stream(ctx context.Context, address string, kind byte) (rate float64, err e
 	if err := c.SetDeadline(time.Now().Add(time.Minute)); err != nil {
 		return 0, err
 	}
+	return exchange(c, kind)
+}
+
+// exchange is the rate at which the other end receives, or this one.
+func exchange(c io.ReadWriter, kind byte) (rate float64, err error) {
 	if _, err := c.Write([]byte{kind}); err != nil {
 		return 0, err
 	}
