@@ -9,10 +9,10 @@ GO_BUILD := go build -trimpath -buildvcs=false -ldflags '$(LDFLAGS)'
 SOCKET := /run/cricket/cricket.sock
 
 # Packages with unit tests only; the suites below test/ start daemons.
-UNIT := ./cri/... ./sandbox/... ./runtime/... ./cmd/... ./hack/... ./test/layout/... ./test/coverage/... ./test/critest/... ./test/specs/... ./test/upstream/... ./test/harness/... ./test/images/...
+UNIT := ./cri/... ./sandbox/... ./runtime/... ./cmd/... ./hack/... ./test/layout/... ./test/coverage/... ./test/critest/... ./test/specs/... ./test/upstream/... ./test/harness/... ./test/images/... ./test/bench/...
 
 .DEFAULT_GOAL := help
-.PHONY: help setup build run test cri-coverage test-unit test-integration test-integration-vm test-integration-vm-quick test-conformance test-vm test-diff test-diff-vm test-critest test-critest-vm test-kubelet test-long test-vm-workloads test-node test-e2e test-e2e-long conformance cluster cluster-down shell race lint bench guest guest-kernel clean $(wildcard cmd/*)
+.PHONY: help setup build run test cri-coverage test-unit test-integration test-integration-vm test-integration-vm-quick test-conformance test-vm test-diff test-diff-vm test-critest test-critest-vm test-kubelet test-long test-vm-workloads test-node test-e2e test-e2e-long conformance cluster cluster-down shell race lint bench test-bench guest guest-kernel clean $(wildcard cmd/*)
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "  make %-18s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -36,7 +36,7 @@ run: setup build ## set the machine up and run cricketd in the foreground
 	@echo
 	@PATH="$(CURDIR)/bin:$$PATH" exec bin/cricketd
 
-test: ## everything that a change must pass: vet, lint, unit, race, conformance, integration and critest for both hulls
+test: ## everything that a change must pass: vet, lint, unit, race, conformance, integration and critest for both hulls, the benchmark as a gate
 	@hack/setup test
 	@# One failure does not keep the others from being seen.
 	$(MAKE) --keep-going build race test-conformance test-vm test-integration test-integration-vm-quick test-diff test-critest test-critest-vm lint
@@ -149,9 +149,13 @@ lint: ## go vet, golangci-lint
 	@go run ./hack/tools/install --to bin golangci-lint
 	bin/golangci-lint run ./...
 
-bench: build guest ## Cricket, on the kernel and in virtual machines, beside containerd: start, stop, exec, memory
+bench: build guest ## Cricket, on the kernel and in virtual machines, beside containerd with runc and crun: everything, into docs/benchmarks.md; two hours
+	@hack/setup bench
+	@go run ./test/bench --document docs/benchmarks.md
+
+test-bench: build ## a little of it as a gate: Cricket beside containerd, within the bounds of test/bench/gate.txt
 	@hack/setup test
-	@go run ./test/bench -- --blocks --rounds 30 --parallel 8 --pods 20
+	@go run ./test/bench --gate
 
 clean: ## remove what was built; .cache too
 	rm -rf bin .cache

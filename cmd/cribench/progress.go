@@ -4,18 +4,24 @@ import (
 	"fmt"
 	"os"
 	"sync"
+	"time"
 
 	"golang.org/x/sys/unix"
 )
 
+// seldom is how often a step is told where lines stay.
+const seldom = 30 * time.Second
+
 // progress tells what goes on: on a terminal in one line that changes, elsewhere a line for
-// each section. It is safe for concurrent use.
+// each section and, where that takes long, now and then one for a step. It is safe for
+// concurrent use.
 type progress struct {
 	to       *os.File
 	terminal bool
 
 	mu    sync.Mutex
 	title string
+	told  time.Time
 }
 
 func newProgress(to *os.File) *progress {
@@ -30,7 +36,7 @@ const clear = "\r\x1b[K"
 func (p *progress) section(title string) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	p.title = title
+	p.title, p.told = title, time.Now()
 	if !p.terminal {
 		fmt.Fprintln(p.to, title)
 	}
@@ -42,6 +48,9 @@ func (p *progress) step(format string, a ...any) {
 	defer p.mu.Unlock()
 	if p.terminal {
 		fmt.Fprintf(p.to, clear+p.title+": "+format, a...)
+	} else if p.title != "" && time.Since(p.told) > seldom {
+		fmt.Fprintf(p.to, p.title+": "+format+"\n", a...)
+		p.told = time.Now()
 	}
 }
 

@@ -1,27 +1,29 @@
-// Bench measures Cricket beside containerd: both run in one private node, with the same
-// images and the same bridge network, and cribench drives them in one run. What follows
-// "--" goes to cribench:
+// Bench measures Cricket beside containerd: all run in one private node, with the same images
+// and the same bridge network, and cribench drives them in one run. What follows "--" goes to
+// cribench:
 //
-//	go run ./test/bench -- --rounds 30 --pods 20
+//	go run ./test/bench -- --measure start,exec --rounds 30
 //	go run ./test/bench --config FILE --only cricket,vm -- --rounds 30
+//	go run ./test/bench --gate
+//	go run ./test/bench --document docs/benchmarks.md
 //
-// The endpoints are called cricket, vm (the same daemon, each pod a virtual machine) and
-// containerd (with runc). cribench's --endpoint, --handler and --processes are given here.
+// The endpoints are called cricket, vm (the same daemon, each pod a virtual machine),
+// containerd (with runc) and containerd-crun (the same containerd with crun). cribench's
+// --endpoint, --handler, --processes and --restart are given here.
+//
+// With --gate it measures a little of Cricket and containerd, and fails if what gate.txt
+// expects is not so. With --document it measures everything of all, holds it against
+// targets.txt, and writes the page with its plots.
 package main
 
 import (
 	"context"
-	"errors"
 	"flag"
 	"fmt"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"slices"
 	"strings"
-	"time"
-
-	cri "k8s.io/cri-api/pkg/apis/runtime/v1"
 
 	"github.com/cricket-cri/cricket/hack/tools"
 	"github.com/cricket-cri/cricket/test/harness"
@@ -32,7 +34,9 @@ import (
 const (
 	containerdEnv = "CRICKET_TEST_CONTAINERD"
 	runcEnv       = "CRICKET_TEST_RUNC"
+	crunEnv       = "CRICKET_TEST_CRUN"
 	imagesEnv     = "CRICKET_TEST_IMAGES"
+	bulkEnv       = "CRICKET_TEST_BULK"
 )
 
 // Endpoints that can be measured.
@@ -40,11 +44,16 @@ const (
 	kernelPods = "cricket"
 	vmPods     = "vm"
 	peer       = "containerd"
+	peerCrun   = "containerd-crun"
 )
 
 type options struct {
 	bin, cache, config string
 	only               []string
+	whole              bool // only is everything
+	gate               bool
+	document           string
+	expectations       string   // directory of gate.txt and targets.txt
 	arguments          []string // for cribench
 }
 
@@ -60,20 +69,27 @@ func run() (int, error) {
 
 func parse() (options, error) {
 	var o options
-	all := []string{kernelPods, vmPods, peer}
+	all := []string{kernelPods, vmPods, peer, peerCrun}
 	var only string
 	flag.StringVar(&o.bin, "bin", "bin", "directory with cricketd, cricket-monitor, cribench and the guest image")
 	flag.StringVar(&o.cache, "cache", ".cache", "directory that keeps what was built")
 	flag.StringVar(&o.config, "config", "", "cricketd's configuration file; empty: its defaults")
-	flag.StringVar(&only, "only", strings.Join(all, ","), "endpoints to measure")
+	flag.StringVar(&only, "only", strings.Join(all, ","), "endpoints to measure; the first is compared with the others")
+	flag.BoolVar(&o.gate, "gate", false, "measure a little of Cricket and containerd and expect gate.txt")
+	flag.StringVar(&o.document, "document", "", "page to write, its plots in a directory of its name")
+	flag.StringVar(&o.expectations, "expectations", "test/bench", "directory of gate.txt and targets.txt")
 	flag.Parse()
+	if o.gate {
+		only = kernelPods + "," + peer
+	}
 	o.only, o.arguments = strings.Split(only, ","), flag.Args()
+	o.whole = slices.Equal(o.only, all)
 	for _, name := range o.only {
 		if !slices.Contains(all, name) {
 			return o, fmt.Errorf("--only %s: want some of %s", name, strings.Join(all, ","))
 		}
 	}
-	for _, path := range []*string{&o.bin, &o.config} {
+	for _, path := range []*string{&o.bin, &o.config, &o.document, &o.expectations} {
 		if *path == "" {
 			continue
 		}
@@ -94,122 +110,29 @@ func say(format string, args ...any) { fmt.Fprintf(os.Stderr, format+"\n", args.
 
 // prepare builds what the node needs, outside of it.
 func (o options) prepare(ctx context.Context) (map[string]string, error) {
-	set, err := images.Build(ctx, images.Options{Cache: o.cache, Say: say})
+	build := images.Options{Cache: o.cache, Say: say}
+	set, err := images.Build(ctx, build)
 	if err != nil {
 		return nil, err
 	}
 	env := map[string]string{imagesEnv: set.Dir()}
-	if o.measures(peer) {
-		b := tools.Builder{Cache: o.cache, Say: say}
-		env[containerdEnv], env[runcEnv], err = b.Peer(ctx)
-	}
-	return env, err
-}
-
-// inside starts the daemons and runs cribench beside them.
-func (o options) inside(ctx context.Context) (err error) {
-	set, err := images.Open(os.Getenv(imagesEnv))
-	if err != nil {
-		return err
-	}
-	server, registry, err := images.NewRegistry(set).Serve("127.0.0.1:0")
-	if err != nil {
-		return err
-	}
-	defer server.Close()
-	args := slices.Clone(o.arguments)
-	if o.measures(kernelPods, vmPods) {
-		d, err := o.cricket(ctx, registry)
+	if !o.gate {
+		bulk, err := images.BuildBulk(ctx, build)
 		if err != nil {
-			return err
+			return nil, err
 		}
-		defer func() { _ = d.Kill() }()
-		args = append(args, o.endpoints(d.Paths.Socket)...)
-		if o.measures(vmPods) {
-			if err := stocked(ctx, d); err != nil {
-				return err
-			}
-		}
+		env[bulkEnv] = bulk.Dir()
 	}
-	if o.measures(peer) {
-		d, err := start(ctx, peer, registry, harness.Containerd(os.Getenv(containerdEnv), os.Getenv(runcEnv)))
-		if err != nil {
-			return err
-		}
-		defer func() { _ = d.Kill() }()
-		args = append(args, "--endpoint", peer+"=unix://"+d.Paths.Socket, "--processes", peer+"=containerd,containerd-shim-runc-v2")
-	}
-	c := exec.CommandContext(ctx, filepath.Join(o.bin, "cribench"), args...)
-	c.Stdout, c.Stderr = os.Stdout, os.Stderr
-	return c.Run()
-}
-
-// endpoints are cribench's arguments for Cricket.
-func (o options) endpoints(socket string) (args []string) {
-	for name, handler := range map[string]string{kernelPods: "", vmPods: "vm"} {
-		if !o.measures(name) {
-			continue
-		}
-		args = append(args, "--endpoint", name+"=unix://"+socket, "--processes", name+"=cricketd,cricket-monitor")
-		if handler != "" {
-			args = append(args, "--handler", name+"="+handler, "--processes", name+"=qemu-system-x86_64")
+	b := tools.Builder{Cache: o.cache, Say: say}
+	if o.measures(peer, peerCrun) {
+		if env[containerdEnv], env[runcEnv], err = b.Peer(ctx); err != nil {
+			return nil, err
 		}
 	}
-	return args
-}
-
-func (o options) cricket(ctx context.Context, registry string) (*harness.Daemon, error) {
-	more := []string{"--log-level", "info"} // as in production
-	if o.config != "" {
-		more = append(more, "--config", o.config)
-	}
-	return start(ctx, kernelPods, registry, harness.Cricketd(filepath.Join(o.bin, "cricketd"), more...))
-}
-
-// start starts a daemon in directories of its own.
-func start(ctx context.Context, name, registry string, s harness.Starter) (*harness.Daemon, error) {
-	paths, err := harness.MakePaths(filepath.Join(harness.Dir(), name), registry)
-	if err != nil {
-		return nil, err
-	}
-	d := harness.NewDaemon(paths, s)
-	if err := d.Start(ctx); err != nil {
-		log, _ := os.ReadFile(paths.Log)
-		return nil, fmt.Errorf("%s: %w\n%s", name, err, log)
-	}
-	return d, nil
-}
-
-// stockTime is how long a daemon may take to make a template and its stock of machines.
-const stockTime = 2 * time.Minute
-
-// stocked waits until the daemon keeps as many machines ready as it is to.
-func stocked(ctx context.Context, d *harness.Daemon) error {
-	conn, err := d.Dial()
-	if err != nil {
-		return err
-	}
-	defer conn.Close()
-	client := cri.NewRuntimeServiceClient(conn)
-	for end := time.Now().Add(stockTime); time.Now().Before(end); time.Sleep(100 * time.Millisecond) {
-		s, err := client.Status(ctx, &cri.StatusRequest{})
-		if err != nil {
-			return err
-		}
-		for _, c := range s.GetStatus().GetConditions() {
-			if c.GetType() == "VirtualMachinesReady" && c.GetReason() == "Ready" && full(c.GetMessage()) {
-				say("%s: %s", c.GetType(), c.GetMessage())
-				return nil
-			}
+	if o.measures(peerCrun) {
+		if env[crunEnv], err = b.Crun(ctx); err != nil {
+			return nil, err
 		}
 	}
-	log, _ := os.ReadFile(d.Paths.Log)
-	return errors.New("no virtual machines:\n" + string(log))
-}
-
-// full tells whether a condition's message says that no machine is missing in the stock.
-func full(message string) bool {
-	var parked, size int
-	_, err := fmt.Sscanf(message[strings.LastIndex(message, ";")+1:], " %d of %d machines wait", &parked, &size)
-	return err == nil && parked == size
+	return env, nil
 }

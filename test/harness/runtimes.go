@@ -2,9 +2,11 @@ package harness
 
 import (
 	"fmt"
+	"maps"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 )
 
 // Starter makes the command that starts a runtime in the foreground.
@@ -23,9 +25,19 @@ func Cricketd(path string, args ...string) Starter {
 
 // Containerd starts containerd with runc; bin holds containerd and its shim.
 func Containerd(bin, runc string) Starter {
+	return ContainerdWith(bin, map[string]string{"runc": runc})
+}
+
+// ContainerdWith starts containerd with OCI runtimes by the names of their handlers; runc is
+// the default one. The loopback device is set up by containerd itself, which is quicker than
+// the plugin for it; everything else is as containerd has it by default.
+func ContainerdWith(bin string, runtimes map[string]string) Starter {
 	return func(p Paths) (*exec.Cmd, error) {
 		config := filepath.Join(p.Dir, "containerd.toml")
-		text := fmt.Sprintf(containerdConfig, p.Root, p.State, p.Socket, p.Hosts, p.CNIConf, runc)
+		text := fmt.Sprintf(containerdConfig, p.Root, p.State, p.Socket, p.Hosts, p.CNIConf)
+		for _, name := range slices.Sorted(maps.Keys(runtimes)) {
+			text += fmt.Sprintf(containerdRuntime, name, runtimes[name])
+		}
 		if err := os.WriteFile(config, []byte(text), 0o644); err != nil {
 			return nil, err
 		}
@@ -51,9 +63,12 @@ restrict_oom_score_adj = true
 [plugins."io.containerd.cri.v1.runtime".cni]
 bin_dirs = ["/opt/cni/bin", "/usr/lib/cni"]
 conf_dir = %q
-[plugins."io.containerd.cri.v1.runtime".containerd.runtimes.runc]
+use_internal_loopback = true
+`
+
+const containerdRuntime = `[plugins."io.containerd.cri.v1.runtime".containerd.runtimes.%[1]s]
 runtime_type = "io.containerd.runc.v2"
-[plugins."io.containerd.cri.v1.runtime".containerd.runtimes.runc.options]
-BinaryName = %q
+[plugins."io.containerd.cri.v1.runtime".containerd.runtimes.%[1]s.options]
+BinaryName = %[2]q
 SystemdCgroup = false
 `

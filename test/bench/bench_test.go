@@ -1,0 +1,94 @@
+package main
+
+import (
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/cricket-cri/cricket/cmd/cribench/report"
+	"github.com/cricket-cri/cricket/test/harness"
+)
+
+// What is expected can be read, and is of endpoints that there are.
+func TestExpectations(t *testing.T) {
+	for name, endpoints := range map[string][]string{
+		"gate.txt":    {kernelPods, peer},
+		"targets.txt": {kernelPods, vmPods, peer, peerCrun},
+	} {
+		f, err := os.Open(name)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer f.Close()
+		all, err := report.ReadExpectations(f)
+		if err != nil || len(all) < 5 {
+			t.Errorf("%s: %d expectations (%v)", name, len(all), err)
+		}
+		for _, e := range all {
+			for _, endpoint := range append(slices.Clone(e.Of), e.Endpoint) {
+				if !slices.Contains(endpoints, endpoint) {
+					t.Errorf("%s: %s: no endpoint is called %s", name, e.Text, endpoint)
+				}
+			}
+		}
+	}
+}
+
+func TestFull(t *testing.T) {
+	for message, want := range map[string]bool{
+		"works with TCG; 2 of 2 machines wait": true, "works; with; 1 of 2 machines wait": false, "2 of 2": false,
+	} {
+		if full(message) != want {
+			t.Errorf("%q: full is %v", message, !want)
+		}
+	}
+}
+
+// The script kills the daemon and starts it again, each time it is run.
+func TestRestartScript(t *testing.T) {
+	paths := harness.Paths{Dir: t.TempDir()}
+	paths.Log = filepath.Join(paths.Dir, "it's the log")
+	d := harness.NewDaemon(paths, func(harness.Paths) (*exec.Cmd, error) {
+		return exec.Command("sh", "-c", "echo $0 $1 started; exec sleep 1000", "it's", "a daemon"), nil
+	})
+	if err := d.Process.Start(); err != nil {
+		t.Fatal(err)
+	}
+	script, err := restartScript(d)
+	if err != nil {
+		t.Fatal(err)
+	}
+	running := d.Pid()
+	t.Cleanup(func() { unix.Kill(running, unix.SIGKILL) })
+	for restarts := range 2 {
+		if out, err := exec.Command(script).CombinedOutput(); err != nil {
+			t.Fatalf("%v: %s", err, out)
+		}
+		if err := unix.Kill(running, 0); err == nil {
+			t.Errorf("process %d still runs after restart %d", running, restarts)
+		}
+		data, err := os.ReadFile(filepath.Join(paths.Dir, "pid"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if running, err = strconv.Atoi(strings.TrimSpace(string(data))); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for deadline := time.Now().Add(10 * time.Second); ; time.Sleep(10 * time.Millisecond) {
+		log, err := os.ReadFile(paths.Log)
+		if err == nil && strings.Count(string(log), "it's a daemon started\n") == 3 {
+			return
+		}
+		if time.Now().After(deadline) {
+			t.Fatalf("the daemons said %q (%v)", log, err)
+		}
+	}
+}
