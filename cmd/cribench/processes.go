@@ -15,12 +15,11 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// usage is what some processes take together; memory in bytes.
+// usage is the memory that some processes take together, in bytes.
 type usage struct {
 	processes int
 	pss       uint64 // shared pages divided among those who share them
 	rss       uint64
-	cpu       time.Duration // since each began
 	// available is the memory that the whole machine has left.
 	available uint64
 }

@@ -83,7 +83,7 @@ func (p *pod) execOut(ctx context.Context, size int64) (float64, error) {
 	if err != nil {
 		return 0, err
 	}
-	defer conn.Close() // what it tells of an end that the other side has made says nothing
+	defer end(conn)
 	header := http.Header{remotecommand.StreamType: {"error"}}
 	if _, err := conn.CreateStream(header); err != nil {
 		return 0, err
@@ -122,7 +122,7 @@ func (p *pod) forward(ctx context.Context, kind byte) (float64, error) {
 	if err != nil {
 		return 0, err
 	}
-	defer conn.Close() // as above
+	defer end(conn)
 	header := http.Header{}
 	header.Set("port", strconv.Itoa(streamPort))
 	header.Set("requestID", "0")
@@ -144,6 +144,9 @@ type forwarded struct{ httpstream.Stream }
 // CloseWrite ends what is sent; a stream's Close leaves the other direction open.
 func (f forwarded) CloseWrite() error { return f.Close() }
 
+// end closes a session. That it cannot say goodbye to a side that has left tells nothing.
+func end(conn httpstream.Connection) { _ = conn.Close() }
+
 // dialSPDY opens a session, as the API server does. The context's end closes it.
 func dialSPDY(ctx context.Context, url, protocol string) (httpstream.Connection, error) {
 	rt, err := spdy.NewRoundTripper(nil)
@@ -155,7 +158,7 @@ func dialSPDY(ctx context.Context, url, protocol string) (httpstream.Connection,
 		return nil, err
 	}
 	req.Header.Set(httpstream.HeaderProtocolVersion, protocol)
-	resp, err := (&http.Client{Transport: rt}).Do(req)
+	resp, err := (&http.Client{Transport: rt}).Do(req) //nolint:bodyclose // the session is made of its connection
 	if err != nil {
 		return nil, err
 	}
@@ -163,6 +166,6 @@ func dialSPDY(ctx context.Context, url, protocol string) (httpstream.Connection,
 	if err != nil {
 		return nil, err
 	}
-	context.AfterFunc(ctx, func() { _ = conn.Close() })
+	context.AfterFunc(ctx, func() { end(conn) })
 	return conn, nil
 }

@@ -22,7 +22,7 @@ import (
 var gateArguments = []string{
 	"--measure", "memory,start,exec,parallel,list,image,log,stream", "--pull-image", images.Nginx,
 	"--warm-up", "1", "--rounds", "9", "--parallel", "8", "--batch", "16", "--batches", "2", "--list-pods", "10", "--calls", "20",
-	"--memory-pods", "4,16", "--idle", "4s", "--repeat", "2",
+	"--memory-pods", "4,16", "--idle", "4s", "--repeat", "1",
 }
 
 // fullArguments are what the page is made of. Machines take memory by the dozen of MiB: there
