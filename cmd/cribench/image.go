@@ -19,6 +19,9 @@ const (
 	spaceStep = 2 * time.Millisecond
 	// spaceShare of what a pull took has to come back: others write meanwhile.
 	spaceShare = 0.8
+	// spaceLeast is how much a pull has to take, in bytes, for its space to be seen among
+	// what others write.
+	spaceLeast = 64 * mebi
 )
 
 // measureImage pulls and removes an image again and again.
@@ -62,10 +65,10 @@ func (b *bench) image(ctx context.Context) error {
 		return err
 	}
 	b.pulled = b.pulled[:len(b.pulled)-1]
-	if !known {
+	took := float64(before) - float64(pulled)
+	if !known || took < spaceLeast {
 		return nil
 	}
-	took := float64(before) - float64(pulled)
 	b.result.Add(m.section, "space that a pull took", figures.MiB, took/mebi)
 	if err := b.spaceIsBack(ctx, float64(pulled)+spaceShare*took); err != nil {
 		return err
