@@ -181,6 +181,9 @@ func probeVolume(dir string) (rates map[string]float64, err error) {
 	return rates, err
 }
 
+// lastLine is unlike all others, so that the end of a log can be seen.
+func lastLine() []byte { return append(bytes.Repeat([]byte("z"), logLine-1), '\n') }
+
 // writeLog writes so many lines.
 func writeLog(count string, out io.Writer) error {
 	left, err := strconv.Atoi(count)
@@ -188,14 +191,15 @@ func writeLog(count string, out io.Writer) error {
 		return fmt.Errorf("lines: %w", err)
 	}
 	block := bytes.Repeat(append(bytes.Repeat([]byte("x"), logLine-1), '\n'), 600)
-	for left > 0 {
-		n, err := out.Write(block[:min(len(block), left*logLine)])
+	for left > 1 {
+		n, err := out.Write(block[:min(len(block), (left-1)*logLine)])
 		if err != nil {
 			return err
 		}
 		left -= n / logLine
 	}
-	return nil
+	_, err = out.Write(lastLine())
+	return err
 }
 
 // onlyWriter keeps io.Copy from leaving out the buffer.

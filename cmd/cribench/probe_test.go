@@ -68,6 +68,10 @@ func TestLogRate(t *testing.T) {
 			return
 		}
 		defer f.Close()
+		// The first line is longer than the others, as a stamp may be.
+		if _, err := f.WriteString("stamp"); err != nil {
+			t.Error(err)
+		}
 		for range 4 {
 			time.Sleep(20 * time.Millisecond)
 			if err := writeLog("160000", f); err != nil {
