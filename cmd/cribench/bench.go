@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"path/filepath"
 	"sync/atomic"
 	"time"
 
@@ -41,6 +42,7 @@ type bench struct {
 	images   cri.ImageServiceClient
 	id       string // of the run and the endpoint in it
 	dir      string // for logs and what pods mount
+	cgroup   string // parent of the pods', as the kubelet gives one
 	serial   atomic.Int64
 	pulled   []string // images that were not there before
 	standing *pod     // of sections that come back to one pod
@@ -87,6 +89,7 @@ func (b *bench) prepare(ctx context.Context) error {
 		return fmt.Errorf("no runtime answers on %s (does it run, and may you use its socket?): %w", b.endpoint.address, err)
 	}
 	b.result.Version = v.GetRuntimeName() + " " + v.GetRuntimeVersion()
+	b.cgroup = b.cgroupParent(ctx)
 	there, err := b.hasImage(ctx, b.o.image)
 	if err != nil || there {
 		return err
@@ -121,7 +124,31 @@ func (b *bench) close() error {
 			err = errors.Join(err, fmt.Errorf("remove image %s: %w", name, e))
 		}
 	}
+	removeCgroups()
 	return errors.Join(err, b.conn.Close(), os.RemoveAll(b.dir))
+}
+
+// cgroupName is that of the cgroup in which pods are.
+const cgroupName = "cribench"
+
+// cgroupParent is that cgroup in the way of the runtime's driver. Some runtimes have no figures
+// of a pod without one.
+func (b *bench) cgroupParent(ctx context.Context) string {
+	r, err := b.runtime.RuntimeConfig(ctx, &cri.RuntimeConfigRequest{})
+	if err == nil && r.GetLinux().GetCgroupDriver() == cri.CgroupDriver_SYSTEMD {
+		return cgroupName + ".slice" // which systemd removes
+	}
+	return "/" + cgroupName
+}
+
+// removeCgroups removes the cgroup in every hierarchy, if it is empty.
+func removeCgroups() {
+	for _, pattern := range []string{"/sys/fs/cgroup/" + cgroupName, "/sys/fs/cgroup/*/" + cgroupName} {
+		dirs, _ := filepath.Glob(pattern) // the pattern is good
+		for _, dir := range dirs {
+			os.Remove(dir)
+		}
+	}
 }
 
 // sweep removes the run's pods, also those that were made after their caller had gone.

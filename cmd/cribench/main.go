@@ -167,11 +167,21 @@ func (s *session) each(ctx context.Context, what string, f func(*bench) error) e
 		}
 		if err != nil {
 			s.failed = append(s.failed, b)
-			b.result.Errors = append(b.result.Errors, s.section+": "+err.Error())
-			s.progress.say("%s: %v", b.endpoint.name, err)
+			b.result.Errors = append(b.result.Errors, brief(s.section+": "+err.Error()))
+			s.progress.say("%s: %s", b.endpoint.name, brief(err.Error()))
 		}
 	}
 	return nil
+}
+
+// mostOfError is how much of an error is kept: some name every pod.
+const mostOfError = 300
+
+func brief(s string) string {
+	if len(s) > mostOfError {
+		return s[:mostOfError] + "…"
+	}
+	return s
 }
 
 // turns calls f n times for every endpoint, in turns.

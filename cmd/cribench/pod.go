@@ -48,6 +48,7 @@ func (b *bench) newPod() *pod {
 			LogDirectory: filepath.Join(b.dir, name),
 			DnsConfig:    &cri.DNSConfig{Servers: []string{"10.96.0.10"}, Searches: []string{"svc.cluster.local"}, Options: []string{"ndots:5"}},
 			Linux: &cri.LinuxPodSandboxConfig{
+				CgroupParent:    b.cgroup,
 				SecurityContext: &cri.LinuxSandboxSecurityContext{NamespaceOptions: ns},
 			},
 		},

@@ -101,9 +101,9 @@ func number(v float64) string {
 	return fmt.Sprintf("%.0f", v)
 }
 
-// Ratio is the median of one series divided by that of the other; NaN if there is none.
+// Ratio is the median of one series divided by that of the other; NaN if that says nothing.
 func Ratio(of, to *figures.Series) float64 {
-	if of == nil || to == nil || to.P50 <= 0 {
+	if of == nil || to == nil || to.P50 <= 0 || of.P50 < 0 {
 		return math.NaN()
 	}
 	return of.P50 / to.P50
