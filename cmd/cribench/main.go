@@ -99,17 +99,18 @@ func measure(ctx context.Context, o options, args []string) (result *figures.Run
 			err = errors.Join(err, fmt.Errorf("clean up: %w", closeErr))
 		}
 	}()
-	if err := s.run(ctx); err != nil {
+	err = s.run(ctx)
+	after, hostErr := lookAtHost(context.WithoutCancel(ctx))
+	result.Host.Load[1], result.Host.Fork[1] = after.Load[0], after.Fork[0]
+	if err = errors.Join(err, hostErr); err != nil {
 		return result, err
 	}
-	after, err := lookAtHost(ctx)
-	result.Host.Load[1], result.Host.Fork[1] = after.Load[0], after.Fork[0]
 	for _, e := range result.Endpoints {
 		if len(e.Errors) > 0 {
-			return result, errors.New("not all was measured; see below")
+			return result, errors.New("not all was measured; see the end of the table")
 		}
 	}
-	return result, err
+	return result, nil
 }
 
 // readRun reads a run that --json wrote.
