@@ -44,13 +44,14 @@ func serveStream(c net.Conn) {
 		_ = send(c) // the other side counts
 		return
 	}
-	n, err := receive(c)
+	n, err := receiveBlocks(c)
 	if err == nil {
 		fmt.Fprintln(c, n)
 	}
 }
 
-// send sends for streamTime.
+// send sends blocks for streamTime, the last of them marked: what is between here and the
+// other side may not let one direction end before the other.
 func send(c io.Writer) error {
 	block := make([]byte, blockSize)
 	for began := time.Now(); time.Since(began) < streamTime; {
@@ -58,12 +59,25 @@ func send(c io.Writer) error {
 			return err
 		}
 	}
-	if half, ok := c.(interface{ CloseWrite() error }); ok {
-		return half.CloseWrite()
-	}
-	return nil
+	block[0] = 1
+	_, err := c.Write(block)
+	return err
 }
 
+// receiveBlocks reads to the end of the block that is marked.
+func receiveBlocks(c io.Reader) (total int64, err error) {
+	block := make([]byte, blockSize)
+	for block[0] == 0 {
+		n, err := io.ReadFull(c, block)
+		total += int64(n)
+		if err != nil {
+			return total, err
+		}
+	}
+	return total, nil
+}
+
+// receive reads until the other side ends.
 func receive(c io.Reader) (int64, error) {
 	return io.CopyBuffer(onlyWriter{io.Discard}, onlyReader{c}, make([]byte, blockSize))
 }

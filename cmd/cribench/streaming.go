@@ -135,14 +135,8 @@ func (p *pod) forward(ctx context.Context, kind byte) (float64, error) {
 	if err != nil {
 		return 0, err
 	}
-	return exchange(forwarded{data}, kind)
+	return exchange(data, kind)
 }
-
-// forwarded is a forwarded connection; the end of it that is written to can be closed.
-type forwarded struct{ httpstream.Stream }
-
-// CloseWrite ends what is sent; a stream's Close leaves the other direction open.
-func (f forwarded) CloseWrite() error { return f.Close() }
 
 // end closes a session. That it cannot say goodbye to a side that has left tells nothing.
 func end(conn httpstream.Connection) { _ = conn.Close() }
