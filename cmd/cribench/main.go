@@ -102,6 +102,11 @@ func measure(ctx context.Context, o options, args []string) (result *figures.Run
 	err = s.run(ctx)
 	after, hostErr := lookAtHost(context.WithoutCancel(ctx))
 	result.Host.Load[1], result.Host.Fork[1] = after.Load[0], after.Fork[0]
+	if ctx.Err() != nil {
+		for _, e := range result.Endpoints {
+			e.Errors = append(e.Errors, s.section+" and what comes after it: the run was ended")
+		}
+	}
 	if err = errors.Join(err, hostErr); err != nil {
 		return result, err
 	}

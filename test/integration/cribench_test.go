@@ -116,7 +116,7 @@ func TestCribenchIsInterrupted(t *testing.T) {
 		t.Fatal("it does not end")
 	}
 	n.foreign(other, 1, before)
-	if !strings.Contains(out.String(), "PARALLEL-3") {
+	if !strings.Contains(out.String(), "PARALLEL-3") || !strings.Contains(out.String(), "the run was ended") {
 		t.Errorf("what was measured is not shown:\n%s", &out)
 	}
 }
