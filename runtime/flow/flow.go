@@ -42,20 +42,48 @@ func WithObserver(ctx context.Context, o Observer) context.Context {
 	return context.WithValue(ctx, observerKey{}, o)
 }
 
+// Tracer opens spans: one around each flow, one around each of its steps, within that, and
+// one around each undo. It may be called from several goroutines at once.
+type Tracer interface {
+	// Begin opens a span below the one in ctx, if there is one, and returns a context with
+	// the new one. The span is of a flow as a whole where step is empty. end closes it, with
+	// the error of what it stands for; it is called once.
+	Begin(ctx context.Context, flow, step string) (with context.Context, end func(error))
+}
+
+type tracerKey struct{}
+
+// WithTracer returns a context whose flows open spans with t.
+func WithTracer(ctx context.Context, t Tracer) context.Context {
+	return context.WithValue(ctx, tracerKey{}, t)
+}
+
+// trace opens a span if somebody wants them.
+func trace(ctx context.Context, flow, step string) (context.Context, func(error)) {
+	if t, ok := ctx.Value(tracerKey{}).(Tracer); ok {
+		return t.Begin(ctx, flow, step)
+	}
+	return ctx, func(error) {}
+}
+
 // Run does the steps in order. If one fails, those done before it are undone in
 // reverse order, and the error is the step's, with its name before it; an undo that
 // fails is joined to it.
-func Run(ctx context.Context, name string, steps ...Step) error {
+func Run(ctx context.Context, name string, steps ...Step) (err error) {
+	ctx, end := trace(ctx, name, "")
+	defer func() { end(err) }()
 	for i, s := range steps {
 		if err := do(ctx, name, s); err != nil {
 			err = fmt.Errorf("%s: %w", s.Name, err)
-			return errors.Join(append([]error{err}, undo(ctx, steps[:i])...)...)
+			return errors.Join(append([]error{err}, undo(ctx, name, steps[:i])...)...)
 		}
 	}
 	return nil
 }
 
 func do(ctx context.Context, flow string, s Step) (err error) {
+	ctx, end := trace(ctx, flow, s.Name)
+	defer func() { end(err) }()
 	if o, ok := ctx.Value(observerKey{}).(Observer); ok {
 		o.StepBegins(flow, s.Name)
 		began := time.Now()
@@ -79,7 +107,7 @@ func do(ctx context.Context, flow string, s Step) (err error) {
 	return nil
 }
 
-func undo(ctx context.Context, done []Step) []error {
+func undo(ctx context.Context, flow string, done []Step) []error {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), UndoBudget)
 	defer cancel()
 	var errs []error
@@ -87,11 +115,21 @@ func undo(ctx context.Context, done []Step) []error {
 		if done[i].Undo == nil {
 			continue
 		}
-		if err := done[i].Undo(ctx); err != nil {
-			errs = append(errs, fmt.Errorf("undo %s: %w", done[i].Name, err))
+		if err := undoOne(ctx, flow, done[i]); err != nil {
+			errs = append(errs, err)
 		}
 	}
 	return errs
+}
+
+func undoOne(ctx context.Context, flow string, s Step) error {
+	ctx, end := trace(ctx, flow, "undo "+s.Name)
+	err := s.Undo(ctx)
+	end(err)
+	if err != nil {
+		return fmt.Errorf("undo %s: %w", s.Name, err)
+	}
+	return nil
 }
 
 // Moment says on which side of a step's work a failpoint lies.

@@ -90,3 +90,45 @@ func TestObserverSeesSteps(t *testing.T) {
 		t.Errorf("seen = %v, want %v", w.seen, want)
 	}
 }
+
+// recorder is a Tracer that writes down paths of spans, with what they ended with.
+type recorder struct{ log []string }
+
+type pathKey struct{}
+
+func (r *recorder) Begin(ctx context.Context, flow, step string) (context.Context, func(error)) {
+	name := step
+	if step == "" {
+		name = "[" + flow + "]"
+	}
+	above, _ := ctx.Value(pathKey{}).(string)
+	path := above + "/" + name
+	return context.WithValue(ctx, pathKey{}, path), func(err error) {
+		if err != nil {
+			path += " fails"
+		}
+		r.log = append(r.log, path)
+	}
+}
+
+func TestTracerSeesFlowsWithinSteps(t *testing.T) {
+	var s script
+	var r recorder
+	inner := Step{Name: "inner", Do: func(ctx context.Context) error {
+		return Run(ctx, "inside", s.step("deep", nil, nil), s.step("broken", errBroken, nil))
+	}}
+	_ = Run(WithTracer(t.Context(), &r), "outside", s.step("one", nil, nil), inner)
+	want := []string{
+		"/[outside]/one",
+		"/[outside]/inner/[inside]/deep",
+		"/[outside]/inner/[inside]/broken fails",
+		"/[outside]/inner/[inside]/undo deep",
+		"/[outside]/inner/[inside] fails",
+		"/[outside]/inner fails",
+		"/[outside]/undo one",
+		"/[outside] fails",
+	}
+	if !reflect.DeepEqual(r.log, want) {
+		t.Errorf("spans = %q, want %q", r.log, want)
+	}
+}
