@@ -14,6 +14,7 @@ import (
 	v1 "k8s.io/cri-api/pkg/apis/runtime/v1"
 
 	"github.com/cricket-cri/cricket/cri/ops"
+	"github.com/cricket-cri/cricket/cri/trace"
 )
 
 // slowCall is the duration from which a call is worth a line at level info. A stream of
@@ -39,13 +40,14 @@ func NewInterceptor(log *slog.Logger, observe func(method string, took time.Dura
 func (i *Interceptor) Unary(ctx context.Context, req any, info *grpc.UnaryServerInfo, handle grpc.UnaryHandler) (resp any, err error) {
 	i.calls.RLock()
 	defer i.calls.RUnlock()
-	log := i.begin(info.FullMethod)
+	log := i.begin(ctx, info.FullMethod)
 	log.Debug("call", ids(req)...)
 	began := time.Now()
 	defer func() {
 		if p := recover(); p != nil {
 			err = ops.Panicked(log, p)
 		}
+		describe(ctx, req, resp, err)
 		err = i.end(log, info.FullMethod, began, err, ids(req))
 		if err != nil {
 			resp = nil
@@ -58,13 +60,14 @@ func (i *Interceptor) Unary(ctx context.Context, req any, info *grpc.UnaryServer
 func (i *Interceptor) Stream(srv any, stream grpc.ServerStream, info *grpc.StreamServerInfo, handle grpc.StreamHandler) (err error) {
 	i.calls.RLock()
 	defer i.calls.RUnlock()
-	log := i.begin(info.FullMethod)
+	log := i.begin(stream.Context(), info.FullMethod)
 	log.Debug("call")
 	began := time.Now()
 	defer func() {
 		if p := recover(); p != nil {
 			err = ops.Panicked(log, p)
 		}
+		trace.Record(stream.Context(), err)
 		err = i.end(log, info.FullMethod, began, err, nil)
 	}()
 	return handle(srv, stream)
@@ -77,8 +80,35 @@ func (i *Interceptor) AwaitIdle() {
 	defer i.calls.Unlock()
 }
 
-func (i *Interceptor) begin(method string) *slog.Logger {
-	return i.log.With("method", path.Base(method), "call", i.number.Add(1))
+func (i *Interceptor) begin(ctx context.Context, method string) *slog.Logger {
+	log := i.log.With("method", path.Base(method), "call", i.number.Add(1))
+	if id := trace.ID(ctx); id != "" {
+		log = log.With("trace", id)
+	}
+	return log
+}
+
+// describe says in a call's span what the call was about, and how it failed.
+func describe(ctx context.Context, req, resp any, err error) {
+	if trace.ID(ctx) == "" {
+		return
+	}
+	for _, message := range []any{req, resp} {
+		if m, ok := message.(interface{ GetPodSandboxId() string }); ok {
+			trace.Describe(ctx, "cricket.sandbox.id", m.GetPodSandboxId())
+		}
+		if m, ok := message.(interface{ GetContainerId() string }); ok {
+			trace.Describe(ctx, "container.id", m.GetContainerId())
+		}
+	}
+	if r, ok := req.(*v1.RunPodSandboxRequest); ok {
+		pod := r.GetConfig().GetMetadata()
+		trace.Describe(ctx, "k8s.pod.name", pod.GetName(), "k8s.namespace.name", pod.GetNamespace())
+	}
+	if r, ok := req.(*v1.PullImageRequest); ok {
+		trace.Describe(ctx, "container.image.name", r.GetImage().GetImage())
+	}
+	trace.Record(ctx, err)
 }
 
 func (i *Interceptor) end(log *slog.Logger, method string, began time.Time, err error, ids []any) error {

@@ -17,6 +17,7 @@ import (
 	"github.com/cricket-cri/cricket/cri/ops"
 	"github.com/cricket-cri/cricket/cri/stat"
 	"github.com/cricket-cri/cricket/cri/store"
+	"github.com/cricket-cri/cricket/runtime/flow"
 	"github.com/cricket-cri/cricket/runtime/image"
 	"github.com/cricket-cri/cricket/sandbox"
 )
@@ -92,6 +93,9 @@ type Options struct {
 	Conditions func() []Condition
 	// Steps is told how long the steps of operations took; may be nil.
 	Steps ops.StepTimer
+	// Trace opens spans of what the server does by itself; may be nil. Calls bring their own
+	// in their context.
+	Trace flow.Tracer
 	Log   *slog.Logger
 }
 
@@ -137,7 +141,7 @@ func New(o Options) (*Server, error) {
 		ops:    ops.NewTable(o.Log, o.Steps),
 		locks:  ops.NewLocks(),
 		events: event.NewBus(),
-		work:   newWork(),
+		work:   newWork(o.Trace),
 		log:    o.Log,
 	}
 	if o.NRI != nil {

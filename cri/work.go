@@ -4,6 +4,8 @@ import (
 	"context"
 	"sync"
 	"time"
+
+	"github.com/cricket-cri/cricket/runtime/flow"
 )
 
 // work owns the goroutines that outlive a request: waiters for exits, and the
@@ -15,8 +17,13 @@ type work struct {
 	wake   chan struct{} // has room for one
 }
 
-func newWork() *work {
-	ctx, cancel := context.WithCancel(context.Background())
+// newWork makes the owner of nothing yet. t, which may be nil, traces what is started.
+func newWork(t flow.Tracer) *work {
+	ctx := context.Background()
+	if t != nil {
+		ctx = flow.WithTracer(ctx, t)
+	}
+	ctx, cancel := context.WithCancel(ctx)
 	return &work{ctx: ctx, cancel: cancel, wake: make(chan struct{}, 1)}
 }
 

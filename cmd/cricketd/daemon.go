@@ -52,17 +52,21 @@ func run(ctx context.Context, c config.Config, log *slog.Logger) error {
 	}
 	defer keep.close()
 	defer cancel()
-	d, err := assemble(ctx, c, keep, log)
+	traces, err := startTracing(ctx, c.Tracing, log)
 	if err != nil {
 		return err
 	}
+	d, err := assemble(ctx, c, keep, traces, log)
+	if err != nil {
+		return errors.Join(err, traces.close())
+	}
 	d.server.Recover(ctx)
 	if err := d.server.StartPlugins(); err != nil {
-		return errors.Join(fmt.Errorf("%w; see [nri] in the configuration", err), d.close())
+		return errors.Join(fmt.Errorf("%w; see [nri] in the configuration", err), d.close(), traces.close())
 	}
 	d.server.Prefetch(c.Images.Prefetch)
 	err = d.serve(ctx, c)
-	return errors.Join(err, d.close())
+	return errors.Join(err, d.close(), traces.close())
 }
 
 // daemon is what serves.
@@ -73,11 +77,12 @@ type daemon struct {
 	metrics *cri.Metrics
 	// machines is nil if there is no handler of virtual machines.
 	machines *machines
+	traces   *tracing
 	log      *slog.Logger
 }
 
 // assemble makes every part and connects it to the others.
-func assemble(ctx context.Context, c config.Config, keep *keeper, log *slog.Logger) (*daemon, error) {
+func assemble(ctx context.Context, c config.Config, keep *keeper, traces *tracing, log *slog.Logger) (*daemon, error) {
 	boot, err := bootID()
 	if err != nil {
 		return nil, err
@@ -114,7 +119,9 @@ func assemble(ctx context.Context, c config.Config, keep *keeper, log *slog.Logg
 	if err != nil {
 		return nil, err
 	}
-	machines, err := addVirtual(ctx, c, drivers, virtualParts{systemd: systemd, keep: keep, layers: layers, network: network, log: log})
+	machines, err := addVirtual(ctx, c, drivers, virtualParts{
+		systemd: systemd, keep: keep, layers: layers, network: network, traces: traces, log: log,
+	})
 	if err != nil {
 		return nil, err
 	}
@@ -135,14 +142,15 @@ func assemble(ctx context.Context, c config.Config, keep *keeper, log *slog.Logg
 		Drivers: drivers, DefaultHandler: def, Images: images, Layers: layers, Network: network, Store: records, CDI: devices, NRI: nriOptions(c.NRI, log),
 		Stats:    stat.New(stat.Options{MaxAge: c.Stats.MaxAge.Duration, DiskInterval: c.Stats.DiskInterval.Duration}),
 		ImageDir: filepath.Join(c.Root, "layers"), Version: version, Boot: boot, SystemdCgroup: systemd,
-		Info: func() map[string]string { return machines.info(pulls(images, info(c))) }, Conditions: machines.conditions, Log: log,
+		Info: func() map[string]string { return machines.info(pulls(images, info(c))) }, Conditions: machines.conditions, Trace: traces.flows(), Log: log,
 	})
 	if err != nil {
 		return nil, errors.Join(err, machines.close())
 	}
-	d.machines = machines
+	d.machines, d.traces = machines, traces
 	machines.measure(d.metrics)
 	d.metrics.Add(cri.PullMetrics(images.Status))
+	traces.measure(d.metrics)
 	return d, nil
 }
 

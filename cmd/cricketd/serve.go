@@ -25,8 +25,8 @@ func (d *daemon) serve(ctx context.Context, c config.Config) error {
 		return err
 	}
 	i := cri.NewInterceptor(d.log, d.metrics.Observe)
-	g := grpc.NewServer(grpc.MaxRecvMsgSize(maxMessage), grpc.MaxSendMsgSize(maxMessage),
-		grpc.UnaryInterceptor(i.Unary), grpc.StreamInterceptor(i.Stream))
+	g := grpc.NewServer(append(d.traces.calls(), grpc.MaxRecvMsgSize(maxMessage), grpc.MaxSendMsgSize(maxMessage),
+		grpc.UnaryInterceptor(i.Unary), grpc.StreamInterceptor(i.Stream))...)
 	d.server.Register(g)
 	stopMetrics, err := d.serveMetrics(c.Metrics.Address)
 	if err != nil {

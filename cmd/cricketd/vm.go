@@ -24,6 +24,7 @@ type virtualParts struct {
 	keep    *keeper
 	layers  *layer.Store
 	network *cni.Network
+	traces  *tracing
 	log     *slog.Logger
 }
 
@@ -58,7 +59,7 @@ func addVirtual(ctx context.Context, c config.Config, drivers map[string]sandbox
 		Accelerator: c.VM.Accelerator, Pool: c.VM.Pool, DiskMiB: c.VM.Disk,
 		Unshared: c.VM.Isolation == config.IsolationStrict, Rootfs: vmsandbox.Rootfs(c.VM.Rootfs),
 		Monitor: v.keep.client, Layers: v.layers, Network: v.network,
-		SystemdCgroup: v.systemd, MaxLogLine: c.Containers.MaxLogLine, Log: v.log,
+		SystemdCgroup: v.systemd, MaxLogLine: c.Containers.MaxLogLine, Trace: v.traces.flows(), Log: v.log,
 	})
 	if err != nil {
 		return nil, err

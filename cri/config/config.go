@@ -38,6 +38,7 @@ type Config struct {
 	NRI            NRI                `toml:"nri"`
 	Stream         Stream             `toml:"stream"`
 	Metrics        Metrics            `toml:"metrics"`
+	Tracing        Tracing            `toml:"tracing"`
 	Stats          Stats              `toml:"stats"`
 }
 
@@ -164,6 +165,13 @@ type Stream struct {
 // Metrics configures the Prometheus endpoint.
 type Metrics struct {
 	Address string `toml:"address"`
+}
+
+// Tracing says where OpenTelemetry traces go.
+type Tracing struct {
+	Endpoint   string `toml:"endpoint"`
+	Insecure   bool   `toml:"insecure"`
+	PerMillion int    `toml:"sampling_rate_per_million"`
 }
 
 // Stats configures the sampler.

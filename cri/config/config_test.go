@@ -114,6 +114,7 @@ func TestProblems(t *testing.T) {
 		"nested":      {"root = '/run/cricket/lib'\n", []string{"state: the state directory"}},
 		"open stream": {"[stream]\naddress = '0.0.0.0:0'\n", []string{"line 2: stream.address: \"0.0.0.0:0\" is not a loopback"}},
 		"bad port":    {"[metrics]\naddress = 'localhost:http'\n", []string{"line 2: metrics.address: \"http\" is not a port"}},
+		"tracing":     {"[tracing]\nendpoint = 'http://localhost'\nsampling_rate_per_million = -1\n", []string{"line 2: tracing.endpoint: ", "line 3: tracing.sampling_rate_per_million: -1 is out of range: 0 to 1000000"}},
 		"range":       {"[containers]\nmax_log_line = 10\n", []string{"line 2: containers.max_log_line: 10 is out of range: 256 to 1048576"}},
 		"downloads": {"[images]\nmax_registry_downloads = 0\nmax_total_downloads = 1000\nauth_file = 'config.json'\n", []string{
 			"line 2: images.max_registry_downloads: 0 is out of range: 1 to 256", "line 3: images.max_total_downloads: ", "line 4: images.auth_file: \"config.json\" must be an absolute path",

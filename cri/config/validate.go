@@ -178,6 +178,12 @@ func (c *Config) checkAddresses(k *checker) {
 	if c.Metrics.Address != "" {
 		k.address("metrics.address", c.Metrics.Address)
 	}
+	if c.Tracing.Endpoint != "" {
+		if host, ok := k.address("tracing.endpoint", c.Tracing.Endpoint); ok && host == "" {
+			k.bad("tracing.endpoint", "%q has no host", c.Tracing.Endpoint)
+		}
+	}
+	k.within("tracing.sampling_rate_per_million", c.Tracing.PerMillion, 0, 1e6)
 }
 
 func (c *NRI) check(k *checker) {

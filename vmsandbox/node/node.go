@@ -8,6 +8,7 @@ import (
 	"strings"
 	"sync"
 
+	"github.com/cricket-cri/cricket/runtime/flow"
 	"github.com/cricket-cri/cricket/runtime/monitor"
 	"github.com/cricket-cri/cricket/vmsandbox"
 	"github.com/cricket-cri/cricket/vmsandbox/accel"
@@ -49,7 +50,9 @@ type Options struct {
 	SystemdCgroup bool
 	// MaxLogLine is in bytes; 0 leaves it to the monitors.
 	MaxLogLine int
-	Log        *slog.Logger
+	// Trace opens spans of what is made for the stock of machines; may be nil.
+	Trace flow.Tracer
+	Log   *slog.Logger
 }
 
 // RootfsAuto leaves it to the node how machines read images.
@@ -123,7 +126,7 @@ func prepare(o Options) (*Node, error) {
 		options: template.Options{
 			Hypervisor: hypervisor, Dir: filepath.Join(o.State, "vm", "pool"), Shape: shape, Size: o.Pool,
 			Unshared: o.Unshared, Tap: network.MakeTap, Release: network.Remove,
-			Disks: disks, Log: o.Log,
+			Disks: disks, Trace: o.Trace, Log: o.Log,
 			Warm: func(ctx context.Context, vm *template.VM) error { return vmsandbox.Warm(ctx, machineOf(vm)) },
 		},
 		proof: o.proof(hypervisor),

@@ -9,6 +9,7 @@ import (
 
 	"github.com/containerd/errdefs"
 
+	"github.com/cricket-cri/cricket/runtime/flow"
 	"github.com/cricket-cri/cricket/vmsandbox/disk"
 	"github.com/cricket-cri/cricket/vmsandbox/vmm"
 )
@@ -51,7 +52,10 @@ type Options struct {
 	// Boot bounds a cold boot, Clone the time from a clone's start to its first answer, Life
 	// what Warm may take. The defaults are a minute, 20 seconds and 30.
 	Boot, Clone, Life time.Duration
-	Log               *slog.Logger
+	// Trace opens spans of what the pool makes for its stock; may be nil. What is made for a
+	// claim is traced by the claim's context.
+	Trace flow.Tracer
+	Log   *slog.Logger
 }
 
 func (o Options) withDefaults() (Options, error) {

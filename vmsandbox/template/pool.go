@@ -12,6 +12,7 @@ import (
 
 	"github.com/containerd/errdefs"
 
+	"github.com/cricket-cri/cricket/runtime/flow"
 	"github.com/cricket-cri/cricket/vmsandbox/vmm"
 )
 
@@ -67,7 +68,11 @@ func New(o Options) (*Pool, error) {
 	if err := os.MkdirAll(o.Dir, 0o711); err != nil {
 		return nil, fmt.Errorf("make directory of machines: %w", err)
 	}
-	ctx, stop := context.WithCancel(context.Background())
+	ctx := context.Background()
+	if o.Trace != nil {
+		ctx = flow.WithTracer(ctx, o.Trace)
+	}
+	ctx, stop := context.WithCancel(ctx)
 	return &Pool{
 		options: o, ctx: ctx, stop: stop,
 		slots: make(chan struct{}, max(2, runtime.NumCPU())), wake: make(chan struct{}, 1),
