@@ -61,7 +61,7 @@ func (d *depot) Import(ctx context.Context, what image.Import, from image.Conten
 
 func depotServer(d *depot) *Server {
 	log := slog.New(slog.DiscardHandler)
-	return &Server{opts: Options{Images: d}, work: newWork(), ops: ops.NewTable(log, nil), events: event.NewBus(), log: log}
+	return &Server{opts: Options{Images: d}, work: newWork(nil), ops: ops.NewTable(log, nil), events: event.NewBus(), log: log}
 }
 
 func TestPrefetch(t *testing.T) {

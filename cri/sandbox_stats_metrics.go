@@ -2,6 +2,7 @@ package cri
 
 import (
 	"context"
+	"slices"
 	"time"
 
 	"google.golang.org/grpc"
@@ -12,35 +13,48 @@ import (
 	"github.com/cricket-cri/cricket/runtime"
 )
 
-// metricLabels are the labels of every metric but those of networks, which have one
-// more. A pod's own figures have an empty container and image.
+// metricLabels are the labels of every metric, before its own. A pod's own figures have an
+// empty container and image.
 var metricLabels = []string{"container", "id", "image", "name", "namespace", "pod"}
 
-const interfaceLabel = "interface"
-
-// metric is one figure under the name that cAdvisor gave it. The CRI carries whole
+// metric is a figure under the name that cAdvisor gave it (KEP-2371). The CRI carries whole
 // numbers, so seconds are rounded down.
 type metric struct {
 	name, help string
 	kind       v1.MetricType
-	value      func(*stat.Sample) *uint64
+	labels     []string // its own
+	// v2 metrics are there with cgroups of version 2 only.
+	v2 bool
+	// values are those that are known, each with values of the labels.
+	values func(*measured) []value
 }
 
-// networkMetric is one figure of a network interface.
-type networkMetric struct {
-	name, help string
-	value      func(runtime.NetworkStat) uint64
+type value struct {
+	v      uint64
+	labels []string
 }
 
-// ListMetricDescriptors describes the metrics of ListPodSandboxMetrics.
+// measured is all that is known of a pod or a container.
+type measured struct {
+	*stat.Sample
+	created, started time.Time
+	// processes and disk are nil for pods, and where they are not known.
+	processes *runtime.ProcessStat
+	disk      *runtime.DiskUsage
+}
+
+// ListMetricDescriptors describes the metrics of ListPodSandboxMetrics, as far as some
+// runtime handler has them: the kubelet asks once, when it starts.
 func (s *Server) ListMetricDescriptors(context.Context, *v1.ListMetricDescriptorsRequest) (*v1.ListMetricDescriptorsResponse, error) {
-	var all []*v1.MetricDescriptor
-	for _, m := range append(metrics(), startMetric()) {
-		all = append(all, &v1.MetricDescriptor{Name: m.name, Help: m.help, LabelKeys: metricLabels})
+	v2 := false
+	for _, d := range s.opts.Drivers {
+		v2 = v2 || d.Features().CgroupV2
 	}
-	keys := append(append([]string(nil), metricLabels...), interfaceLabel)
-	for _, m := range networkMetrics() {
-		all = append(all, &v1.MetricDescriptor{Name: m.name, Help: m.help, LabelKeys: keys})
+	var all []*v1.MetricDescriptor
+	for _, m := range metrics() {
+		if !m.v2 || v2 {
+			all = append(all, &v1.MetricDescriptor{Name: m.name, Help: m.help, LabelKeys: slices.Concat(metricLabels, m.labels)})
+		}
 	}
 	return &v1.ListMetricDescriptorsResponse{Descriptors: all}, nil
 }
@@ -61,16 +75,19 @@ func (s *Server) StreamPodSandboxMetrics(_ *v1.StreamPodSandboxMetricsRequest, s
 func (s *Server) listMetrics(ctx context.Context) []*v1.PodSandboxMetrics {
 	var all []*v1.PodSandboxMetrics
 	every := func(*store.Sandbox) bool { return true }
+	table := metrics()
 	s.eachSandboxSample(ctx, every, func(r *store.Sandbox, sample *stat.Sample) {
 		meta := r.Config.GetMetadata()
 		labels := []string{"", r.ID, "", "", meta.GetNamespace(), meta.GetName()}
 		pod := &v1.PodSandboxMetrics{
 			PodSandboxId: r.ID,
-			Metrics:      append(values(sample, r.CreatedAt, labels), networkValues(sample, labels)...),
+			Metrics:      values(table, &measured{Sample: sample, created: r.CreatedAt, started: r.ReadyAt}, labels),
 		}
 		for _, c := range s.store.ContainersOf(r.ID) {
-			if m := s.containerMetrics(ctx, c, meta); m != nil {
-				pod.ContainerMetrics = append(pod.ContainerMetrics, m)
+			if m := s.measureContainer(ctx, c); m != nil {
+				name := c.Config.GetMetadata().GetName()
+				labels := []string{name, c.ID, imageSpec(c).GetImage(), c.ID, meta.GetNamespace(), meta.GetName()}
+				pod.ContainerMetrics = append(pod.ContainerMetrics, &v1.ContainerMetrics{ContainerId: c.ID, Metrics: values(table, m, labels)})
 			}
 		}
 		all = append(all, pod)
@@ -78,70 +95,53 @@ func (s *Server) listMetrics(ctx context.Context) []*v1.PodSandboxMetrics {
 	return all
 }
 
-func (s *Server) containerMetrics(ctx context.Context, r *store.Container, pod *v1.PodSandboxMetadata) *v1.ContainerMetrics {
+// measureContainer is nil for a container that does not run, or has ended meanwhile.
+func (s *Server) measureContainer(ctx context.Context, r *store.Container) *measured {
 	t, ok := s.containerTarget(r)
 	if !ok {
 		return nil
 	}
 	sample, err := s.opts.Stats.Get(ctx, t)
 	if err != nil {
-		return nil // ended meanwhile
+		return nil
 	}
-	name := r.Config.GetMetadata().GetName()
-	labels := []string{name, r.ID, imageSpec(r).GetImage(), r.ID, pod.GetNamespace(), pod.GetName()}
-	return &v1.ContainerMetrics{ContainerId: r.ID, Metrics: values(&sample, r.StartedAt, labels)}
-}
-
-// startMetric is the one figure that no sample holds.
-func startMetric() metric {
-	return metric{name: "container_start_time_seconds", help: "Start time, in seconds since 1970", kind: v1.MetricType_GAUGE}
-}
-
-func values(s *stat.Sample, started time.Time, labels []string) []*v1.Metric {
-	since, m := uint64(started.Unix()), startMetric()
-	all := []*v1.Metric{{
-		Name: m.name, Timestamp: nanos(s.At), MetricType: m.kind, LabelValues: labels, Value: figure(&since),
-	}}
-	for _, m := range metrics() {
-		if v := m.value(s); v != nil {
-			all = append(all, &v1.Metric{
-				Name: m.name, Timestamp: nanos(s.At), MetricType: m.kind, LabelValues: labels, Value: figure(v),
-			})
-		}
+	m := &measured{
+		Sample: &sample, created: r.CreatedAt, started: r.StartedAt,
+		disk: s.opts.Stats.Disk(ctx, s.sampledContainer(r.ID)),
 	}
-	return all
+	if c := s.live.container(r.ID); c != nil {
+		m.processes = countProcesses(ctx, c.Container)
+	}
+	return m
 }
 
-func networkValues(s *stat.Sample, labels []string) []*v1.Metric {
+// countProcesses is nil for a hull that cannot, and for a container that has just ended.
+func countProcesses(ctx context.Context, c runtime.Container) *runtime.ProcessStat {
+	counter, ok := c.(interface {
+		Processes(ctx context.Context) (runtime.ProcessStat, error)
+	})
+	if !ok {
+		return nil
+	}
+	p, err := counter.Processes(ctx)
+	if err != nil || p.Processes == 0 {
+		return nil
+	}
+	return &p
+}
+
+func values(table []metric, m *measured, labels []string) []*v1.Metric {
 	var all []*v1.Metric
-	for _, n := range s.Network {
-		with := append(append([]string(nil), labels...), n.Name)
-		for _, m := range networkMetrics() {
-			v := m.value(n)
+	for _, row := range table {
+		for _, v := range row.values(m) {
+			with := labels
+			if len(v.labels) > 0 {
+				with = slices.Concat(labels, v.labels)
+			}
 			all = append(all, &v1.Metric{
-				Name: m.name, Timestamp: nanos(s.At), MetricType: v1.MetricType_COUNTER, LabelValues: with, Value: figure(&v),
+				Name: row.name, Timestamp: nanos(m.At), MetricType: row.kind, LabelValues: with, Value: figure(&v.v),
 			})
 		}
 	}
 	return all
 }
-
-// seconds turns a counter of units into whole seconds.
-func seconds(v *uint64, unit time.Duration) *uint64 {
-	if v == nil {
-		return nil
-	}
-	s := *v * uint64(unit) / uint64(time.Second)
-	return &s
-}
-
-func pressure(p *runtime.Pressure, line func(*runtime.Pressure) runtime.PressureLine) *uint64 {
-	if p == nil {
-		return nil
-	}
-	total := line(p).Total
-	return seconds(&total, time.Microsecond)
-}
-
-func some(p *runtime.Pressure) runtime.PressureLine { return p.Some }
-func full(p *runtime.Pressure) runtime.PressureLine { return p.Full }

@@ -13,6 +13,7 @@ import (
 
 	"github.com/containerd/errdefs"
 	"github.com/opencontainers/go-digest"
+	"github.com/prometheus/client_golang/prometheus/testutil/promlint"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/protobuf/proto"
 	v1 "k8s.io/cri-api/pkg/apis/runtime/v1"
@@ -28,6 +29,8 @@ import (
 // paperDriver, paperPod and paperContainer stand for a hull where only figures and exec
 // exist.
 type paperDriver struct{ sandbox.Driver }
+
+func (paperDriver) Features() sandbox.Features { return sandbox.Features{CgroupV2: true} }
 
 type paperPod struct{ sandbox.Sandbox }
 
@@ -55,7 +58,11 @@ func (c paperContainer) Stat(_ context.Context, s *runtime.Stat) error {
 }
 
 func (paperContainer) DiskUsage(context.Context) (runtime.DiskUsage, error) {
-	return runtime.DiskUsage{At: time.Now(), Bytes: 8192, Inodes: 2}, nil
+	return runtime.DiskUsage{At: time.Now(), Bytes: 8192, Inodes: 2, FS: &runtime.FSStat{Device: "/dev/vda", Bytes: 1 << 30}}, nil
+}
+
+func (paperContainer) Processes(context.Context) (runtime.ProcessStat, error) {
+	return runtime.ProcessStat{Processes: 1, Sockets: 2, MaxOpenFiles: new(uint64(1024))}, nil
 }
 
 type paperImages struct {
@@ -231,11 +238,16 @@ func TestMetricsFitTheirDescriptors(t *testing.T) {
 		got[m.GetName()+" "+strings.Join(m.GetLabelValues(), ",")] = m.GetValue().GetValue()
 	}
 	for key, want := range map[string]uint64{
-		"container_cpu_usage_seconds_total ,s1,,,ns,pod":                5,
-		"container_cpu_usage_seconds_total run,run,busybox,run,ns,pod":  2,
-		"container_network_receive_bytes_total ,s1,,,ns,pod,eth0":       7,
-		"container_memory_working_set_bytes run,run,busybox,run,ns,pod": 4096,
-		"container_start_time_seconds run,run,busybox,run,ns,pod":       uint64(s.store.ContainersOf("s1")[0].StartedAt.Unix()),
+		"container_cpu_usage_seconds_total ,s1,,,ns,pod,total":                    5,
+		"container_cpu_usage_seconds_total run,run,busybox,run,ns,pod,total":      2,
+		"container_fs_usage_bytes run,run,busybox,run,ns,pod,/dev/vda":            8192,
+		"container_fs_limit_bytes run,run,busybox,run,ns,pod,/dev/vda":            1 << 30,
+		"container_sockets run,run,busybox,run,ns,pod":                            2,
+		"container_ulimits_soft run,run,busybox,run,ns,pod,max_open_files":        1024,
+		"container_pressure_cpu_waiting_seconds_total run,run,busybox,run,ns,pod": 2,
+		"container_network_receive_bytes_total ,s1,,,ns,pod,eth0":                 7,
+		"container_memory_working_set_bytes run,run,busybox,run,ns,pod":           4096,
+		"container_start_time_seconds run,run,busybox,run,ns,pod":                 uint64(s.store.ContainersOf("s1")[0].StartedAt.Unix()),
 	} {
 		if got[key] != want {
 			t.Errorf("%s = %d, want %d", key, got[key], want)
@@ -352,6 +364,7 @@ func TestPrometheus(t *testing.T) {
 	m := NewMetrics("v9")
 	m.Watch(s)
 	m.Observe("RunPodSandbox", 30*time.Millisecond, codes.NotFound)
+	m.Observe("PullImage", 90*time.Second, codes.Unavailable)
 	table := ops.NewTable(slog.New(slog.DiscardHandler), m.ObserveStep)
 	_, err := ops.Do(t.Context(), table, ops.Spec{Budget: time.Minute}, func(ctx context.Context) (int, error) {
 		return 0, flow.Run(ctx, "make", flow.Step{Name: "fail", Do: func(context.Context) error { return errors.New("broken") }})
@@ -367,9 +380,20 @@ func TestPrometheus(t *testing.T) {
 		`cricket_containers{state="CONTAINER_RUNNING"} 2`,
 		`cricket_sandboxes{state="SANDBOX_READY"} 1`,
 		`cricket_build_info{version="v9"} 1`,
+		`cricket_image_pull_duration_seconds_bucket{code="Unavailable",le="120"} 1`,
+		`cricket_image_store_bytes 100`,
 	} {
 		if !strings.Contains(rec.Body.String(), line) {
 			t.Errorf("%s is missing", line)
 		}
+	}
+	problems, err := promlint.New(rec.Body).Lint()
+	for _, p := range problems {
+		if strings.HasPrefix(p.Metric, "cricket_") {
+			t.Errorf("%s: %s", p.Metric, p.Text)
+		}
+	}
+	if err != nil {
+		t.Errorf("parse the metrics: %v", err)
 	}
 }

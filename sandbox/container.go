@@ -16,7 +16,9 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/cricket-cri/cricket/runtime"
+	"github.com/cricket-cri/cricket/runtime/cgroupstat"
 	"github.com/cricket-cri/cricket/runtime/monitor"
+	"github.com/cricket-cri/cricket/runtime/procstat"
 	"github.com/cricket-cri/cricket/runtime/spec"
 )
 
@@ -115,6 +117,20 @@ func (c *container) Stat(_ context.Context, s *runtime.Stat) error {
 	return c.pod.driver.cgroup.Stat(path, s)
 }
 
+// Processes counts what the container's processes have open, which takes as long as there
+// is.
+func (c *container) Processes(ctx context.Context) (runtime.ProcessStat, error) {
+	_, path, err := c.pod.driver.naming.Container(c.pod.parent(), c.id)
+	if err != nil {
+		return runtime.ProcessStat{}, err
+	}
+	pids, err := c.pod.driver.cgroup.Pids(path)
+	if err != nil {
+		return runtime.ProcessStat{}, err
+	}
+	return procstat.Read(ctx, pids)
+}
+
 // DiskUsage walks the writable layer, which takes as long as it has files. A file with
 // several names counts once.
 func (c *container) DiskUsage(ctx context.Context) (runtime.DiskUsage, error) {
@@ -153,7 +169,21 @@ func (c *container) DiskUsage(ctx context.Context) (runtime.DiskUsage, error) {
 	if err != nil {
 		return usage, fmt.Errorf("measure writable layer: %w", err)
 	}
+	usage.FS = fileSystem(c.upper())
 	return usage, nil
+}
+
+// fileSystem is the one that a directory lies on; nil if it cannot be asked.
+func fileSystem(dir string) *runtime.FSStat {
+	var fs unix.Statfs_t
+	var st unix.Stat_t
+	if unix.Statfs(dir, &fs) != nil || unix.Stat(dir, &st) != nil {
+		return nil
+	}
+	return &runtime.FSStat{
+		Device: cgroupstat.DeviceName(unix.Major(st.Dev), unix.Minor(st.Dev)),
+		Bytes:  fs.Blocks * uint64(fs.Bsize), Inodes: fs.Files, FreeInodes: fs.Ffree,
+	}
 }
 
 // ignoreMissing: files come and go while the container runs.

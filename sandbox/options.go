@@ -105,6 +105,7 @@ func NewDriver(o Options) (*Kernel, error) {
 	k.features = Features{
 		RecursiveReadOnlyMounts: unix.MountSetattr(-1, "", 0, &unix.MountAttr{}) != unix.ENOSYS,
 		UserNamespaces:          unix.Access("/proc/self/ns/user", unix.F_OK) == nil,
+		CgroupV2:                k.cgroup.Unified(),
 	}
 	return k, nil
 }

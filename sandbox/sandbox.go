@@ -46,6 +46,9 @@ type Features struct {
 	// OwnKernel: containers run on a kernel of their own, with cgroup v2 and every
 	// capability; the host's security modules do not reach them.
 	OwnKernel bool
+	// CgroupV2: containers are in cgroups of version 2, which have figures that those of
+	// version 1 have not.
+	CgroupV2 bool
 }
 
 // Sandbox is a live place where containers run. All methods are safe for concurrent

@@ -25,28 +25,39 @@ import (
 const figuresAge = 300 * time.Millisecond
 
 type figures struct {
+	stat      answer[agent.Stat]
+	processes answer[map[string]runtime.ProcessStat]
+}
+
+// answer is what a guest has said last.
+type answer[T any] struct {
 	mu   sync.Mutex
 	at   time.Time
-	last agent.Stat
+	last T
+}
+
+// fresh is the last answer, or a new one.
+func (a *answer[T]) fresh(ctx context.Context, p *pod, ask func(agent.Guest, context.Context) (T, error)) (T, error) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if time.Since(a.at) < figuresAge {
+		return a.last, nil
+	}
+	err := p.guest(ctx, callBudget, func(ctx context.Context) (err error) {
+		a.last, err = ask(p.machine.Guest, ctx)
+		return err
+	})
+	if err != nil {
+		var none T
+		return none, fmt.Errorf("measure guest: %w", err)
+	}
+	a.at = time.Now()
+	return a.last, nil
 }
 
 // guestStat asks the guest for the figures of all its containers.
 func (p *pod) guestStat(ctx context.Context) (agent.Stat, error) {
-	f := &p.figures
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	if time.Since(f.at) < figuresAge {
-		return f.last, nil
-	}
-	err := p.guest(ctx, callBudget, func(ctx context.Context) (err error) {
-		f.last, err = p.machine.Guest.Stat(ctx)
-		return err
-	})
-	if err != nil {
-		return agent.Stat{}, fmt.Errorf("measure guest: %w", err)
-	}
-	f.at = time.Now()
-	return f.last, nil
+	return p.figures.stat.fresh(ctx, p, agent.Guest.Stat)
 }
 
 // Stat fills s with what the pod costs the host, the hypervisor and the guest's kernel
@@ -63,7 +74,7 @@ func (p *pod) Stat(ctx context.Context, s *sandbox.Stat) error {
 	s.At = time.Now()
 	var host runtime.Stat
 	if err := p.driver.cgroup.Stat(p.machineCgroup(), &host); err == nil {
-		s.CPUNanos = host.CPUNanos
+		s.CPUNanos, s.CPUUserNanos, s.CPUSystemNanos = host.CPUNanos, host.CPUUserNanos, host.CPUSystemNanos
 	}
 	if bytes, ok := ownMemory(p.machine.Pid()); ok {
 		s.Memory.Usage, s.Memory.WorkingSet, s.Memory.RSS = &bytes, &bytes, &bytes
@@ -106,6 +117,19 @@ func (c *container) Stat(ctx context.Context, s *runtime.Stat) error {
 	*s = own
 	s.At = time.Now() // the guest's clock is another
 	return nil
+}
+
+// Processes counts what the container's processes have open in the guest.
+func (c *container) Processes(ctx context.Context) (runtime.ProcessStat, error) {
+	all, err := c.pod.figures.processes.fresh(ctx, c.pod, agent.Guest.Processes)
+	if err != nil {
+		return runtime.ProcessStat{}, err
+	}
+	own, ok := all[c.id]
+	if !ok {
+		return runtime.ProcessStat{}, fmt.Errorf("count processes of container: %w", errdefs.ErrNotFound)
+	}
+	return own, nil
 }
 
 // DiskUsage is what is in use on the disk of the writable layer; containers that share one

@@ -148,6 +148,7 @@ func assemble(ctx context.Context, c config.Config, keep *keeper, traces *tracin
 		return nil, errors.Join(err, machines.close())
 	}
 	d.machines, d.traces = machines, traces
+	keep.measure(d.metrics)
 	machines.measure(d.metrics)
 	d.metrics.Add(cri.PullMetrics(images.Status))
 	traces.measure(d.metrics)

@@ -9,10 +9,13 @@ import (
 	"os/exec"
 	"path/filepath"
 	"sync"
+	"sync/atomic"
 	"time"
 
+	"github.com/prometheus/client_golang/prometheus"
 	"golang.org/x/sys/unix"
 
+	"github.com/cricket-cri/cricket/cri"
 	"github.com/cricket-cri/cricket/runtime/monitor"
 )
 
@@ -34,6 +37,8 @@ type keeper struct {
 	kept   *monitor.Keeper
 	log    *slog.Logger
 	wg     sync.WaitGroup // watch
+	// restarts counts monitors that have ended under this daemon and were replaced.
+	restarts atomic.Uint64
 }
 
 // newKeeper returns when a monitor answers; from then on, until ctx ends, it starts
@@ -114,6 +119,14 @@ func (s supervisor) Delete(ctx context.Context, id string) error {
 	return nil
 }
 
+// measure adds the metrics of the monitor.
+func (k *keeper) measure(all *cri.Metrics) {
+	all.Add(prometheus.NewCounterFunc(prometheus.CounterOpts{
+		Namespace: "cricket", Name: "monitor_restarts_total",
+		Help: "Monitors that have ended under this daemon and were replaced.",
+	}, func() float64 { return float64(k.restarts.Load()) }))
+}
+
 // close stops watching; the monitor runs on.
 func (k *keeper) close() {
 	k.wg.Wait()
@@ -151,6 +164,7 @@ func (k *keeper) watch(ctx context.Context, pid int) {
 		if err != nil {
 			return
 		}
+		k.restarts.Add(1)
 		k.log.Info("monitor serves again", "pid", info.Pid)
 		pid = info.Pid
 	}

@@ -10,11 +10,12 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
-	"sync"
 	"time"
 
 	"github.com/containerd/errdefs"
 	"golang.org/x/sys/unix"
+
+	"github.com/cricket-cri/cricket/runtime/cgroupstat"
 )
 
 // v2 is the key of the only mount of a unified tree.
@@ -30,12 +31,11 @@ type Tree struct {
 	beside string
 	// options are those of MountOptions.
 	options []string
-	// buffers are for reading; see reader.
-	buffers sync.Pool
+	meter   *cgroupstat.Meter
 }
 
 func newTree(mounts map[string]string) *Tree {
-	return &Tree{mounts: mounts, buffers: sync.Pool{New: func() any { return new(buffer) }}}
+	return &Tree{mounts: mounts, meter: cgroupstat.New()}
 }
 
 // Open finds the cgroup mounts of this process. A node on which any controller of v1

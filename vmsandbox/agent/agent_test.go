@@ -26,15 +26,16 @@ import (
 
 // stand is a guest that notes what it was asked and answers what it is told.
 type stand struct {
-	mu    sync.Mutex
-	calls []any
-	info  Info
-	stat  Stat
-	file  File
-	err   error
-	block bool
-	ended chan error
-	panic string
+	mu        sync.Mutex
+	calls     []any
+	info      Info
+	stat      Stat
+	processes map[string]runtime.ProcessStat
+	file      File
+	err       error
+	block     bool
+	ended     chan error
+	panic     string
 }
 
 func (s *stand) note(ctx context.Context, op string, v any) error {
@@ -68,6 +69,9 @@ func (s *stand) Get(ctx context.Context, p string) (File, error) {
 }
 func (s *stand) Remove(ctx context.Context, p []string) error { return s.note(ctx, "remove", p) }
 func (s *stand) Stat(ctx context.Context) (Stat, error)       { return s.stat, s.note(ctx, "stat", nil) }
+func (s *stand) Processes(ctx context.Context) (map[string]runtime.ProcessStat, error) {
+	return s.processes, s.note(ctx, "processes", nil)
+}
 func (s *stand) Limit(ctx context.Context, r *specs.LinuxResources) error {
 	return s.note(ctx, "limit", r)
 }
@@ -122,11 +126,14 @@ func TestCalls(t *testing.T) {
 		},
 		stat: Stat{
 			Guest: runtime.Stat{At: now, CPUNanos: ptr(uint64(5))}, Pod: runtime.Stat{At: now},
-			Containers: map[string]runtime.Stat{"abc": {At: now, Pids: ptr(uint64(3)), CPUPressure: &runtime.Pressure{Some: runtime.PressureLine{Avg10: 1.5}}}},
+			Containers: map[string]runtime.Stat{"abc": {At: now, Pids: ptr(uint64(3)), IO: runtime.IOStats{{Major: 254, Device: "/dev/vdb", ReadBytes: 4}}, CPUPressure: &runtime.Pressure{Some: runtime.PressureLine{Avg10: 1.5}}}},
 			Network:    []runtime.NetworkStat{{Name: "eth0", RxBytes: 7}},
-			Disks:      map[string]runtime.DiskUsage{"rw0": {At: now, Bytes: 9, Inodes: 2}},
+			Disks: map[string]runtime.DiskUsage{"rw0": {
+				At: now, Bytes: 9, Inodes: 2, FS: &runtime.FSStat{Device: "/dev/vda", Bytes: 8, FreeInodes: 3},
+			}},
 		},
-		file: File{Path: "elsewhere", Mode: unix.S_IFREG | 0o644, Content: []byte("x")},
+		processes: map[string]runtime.ProcessStat{"abc": {Processes: 2, Sockets: 1, MaxOpenFiles: ptr(uint64(9))}},
+		file:      File{Path: "elsewhere", Mode: unix.S_IFREG | 0o644, Content: []byte("x")},
 	}
 	c, ctx := begin(t, s), t.Context()
 	id := Identity{UnixNanos: 5, Entropy: make([]byte, 32), MachineID: strings.Repeat("ab", 16), Hostname: "pod"}
@@ -143,19 +150,20 @@ func TestCalls(t *testing.T) {
 	info, err1 := c.Hello(ctx)
 	stat, err2 := c.Stat(ctx)
 	got, err3 := c.Get(ctx, "/etc/hosts")
-	err := errors.Join(err1, err2, err3, c.Identify(ctx, id), c.Connect(ctx, network),
+	processes, err4 := c.Processes(ctx)
+	err := errors.Join(err1, err2, err3, err4, c.Identify(ctx, id), c.Connect(ctx, network),
 		c.Sysctl(ctx, map[string]string{"net.ipv4.ip_forward": "1"}), c.Mount(ctx, mount), c.Unmount(ctx, DirShared),
 		c.Put(ctx, []File{file}), c.Remove(ctx, []string{DirLogs + "/x"}), c.Limit(ctx, limits), c.Online(ctx), c.Sync(ctx, true))
 	if err != nil {
 		t.Fatal(err)
 	}
-	for _, tc := range [][2]any{{info, s.info}, {stat, s.stat}, {got, File{Path: "/etc/hosts", Mode: s.file.Mode, Content: s.file.Content}}} {
+	for _, tc := range [][2]any{{info, s.info}, {stat, s.stat}, {processes, s.processes}, {got, File{Path: "/etc/hosts", Mode: s.file.Mode, Content: s.file.Content}}} {
 		if !reflect.DeepEqual(tc[0], tc[1]) {
 			t.Errorf("got %+v, want %+v", tc[0], tc[1])
 		}
 	}
 	want := []any{
-		"hello", nil, "stat", nil, "get", "/etc/hosts", "identify", id, "connect", network,
+		"hello", nil, "stat", nil, "get", "/etc/hosts", "processes", nil, "identify", id, "connect", network,
 		"sysctl", map[string]string{"net.ipv4.ip_forward": "1"}, "mount", mount, "unmount", DirShared,
 		"put", []File{file}, "remove", []string{DirLogs + "/x"}, "limit", limits, "online", nil, "sync", true,
 	}

@@ -119,7 +119,11 @@ func decodeStat(b []byte) (Stat, error) {
 	if err != nil {
 		return Stat{}, fmt.Errorf("network: %w", err)
 	}
-	s.Disks, err = decodeMap(w.Disks, maxDisks, func(d *runtime.DiskUsage) { d.At = tidyTime(d.At, now) })
+	s.Disks, err = decodeMap(w.Disks, maxDisks, func(d *runtime.DiskUsage) {
+		if d.At = tidyTime(d.At, now); d.FS != nil {
+			d.FS.Device = clean(d.FS.Device, maxName)
+		}
+	})
 	if err != nil {
 		return Stat{}, fmt.Errorf("disks: %w", err)
 	}
@@ -129,6 +133,12 @@ func decodeStat(b []byte) (Stat, error) {
 // tidy keeps figures in the ranges that they can have.
 func tidy(s *runtime.Stat, now time.Time) {
 	s.At = tidyTime(s.At, now)
+	for i := range s.IO {
+		s.IO[i].Device = clean(s.IO[i].Device, maxName)
+	}
+	for i := range s.Hugetlb {
+		s.Hugetlb[i].PageSize = clean(s.Hugetlb[i].PageSize, maxName)
+	}
 	for _, p := range []*runtime.Pressure{s.CPUPressure, s.MemoryPressure, s.IOPressure} {
 		if p == nil {
 			continue

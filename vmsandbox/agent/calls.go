@@ -34,6 +34,8 @@ type Guest interface {
 	Remove(ctx context.Context, paths []string) error
 	// Stat gives the figures of the whole guest and of every container.
 	Stat(ctx context.Context) (Stat, error)
+	// Processes counts what the processes of every container have open.
+	Processes(ctx context.Context) (map[string]runtime.ProcessStat, error)
 	// Limit changes the limits of the cgroup that holds all containers.
 	Limit(ctx context.Context, r *specs.LinuxResources) error
 	// Online takes into use memory that was added.

@@ -9,6 +9,8 @@ import (
 
 	"github.com/containerd/errdefs"
 	"github.com/opencontainers/runtime-spec/specs-go"
+
+	"github.com/cricket-cri/cricket/runtime"
 )
 
 // Client calls the process 1 of a guest. Every call has a stream of its own, so calls
@@ -29,19 +31,20 @@ var _ Guest = (*Client)(nil)
 
 // Operations.
 const (
-	opHello    = "hello"
-	opIdentify = "identify"
-	opConnect  = "connect"
-	opSysctl   = "sysctl"
-	opMount    = "mount"
-	opUnmount  = "unmount"
-	opPut      = "put"
-	opGet      = "get"
-	opRemove   = "remove"
-	opStat     = "stat"
-	opLimit    = "limit"
-	opOnline   = "online"
-	opSync     = "sync"
+	opHello     = "hello"
+	opIdentify  = "identify"
+	opConnect   = "connect"
+	opSysctl    = "sysctl"
+	opMount     = "mount"
+	opUnmount   = "unmount"
+	opPut       = "put"
+	opGet       = "get"
+	opRemove    = "remove"
+	opProcesses = "processes"
+	opStat      = "stat"
+	opLimit     = "limit"
+	opOnline    = "online"
+	opSync      = "sync"
 )
 
 // Hello implements Guest.
@@ -110,6 +113,13 @@ func (c *Client) Remove(ctx context.Context, paths []string) error {
 // Stat implements Guest.
 func (c *Client) Stat(ctx context.Context) (Stat, error) {
 	return ask(ctx, c, opStat, nil, maxAnswer, func(b, _ []byte) (Stat, error) { return decodeStat(b) })
+}
+
+// Processes implements Guest.
+func (c *Client) Processes(ctx context.Context) (map[string]runtime.ProcessStat, error) {
+	return ask(ctx, c, opProcesses, nil, maxAnswer, func(b, _ []byte) (map[string]runtime.ProcessStat, error) {
+		return decodeMap(b, maxContainers, func(*runtime.ProcessStat) {})
+	})
 }
 
 // Limit implements Guest.

@@ -31,6 +31,7 @@ func (h hostile) message() []byte {
 // TestHostileAnswers are answers that no honest guest gives.
 func TestHostileAnswers(t *testing.T) {
 	stat := func(c *Client) error { _, err := c.Stat(t.Context()); return err }
+	processes := func(c *Client) error { _, err := c.Processes(t.Context()); return err }
 	hello := func(c *Client) error { _, err := c.Hello(t.Context()); return err }
 	get := func(c *Client) error { _, err := c.Get(t.Context(), "/a"); return err }
 	many := func(entry string, n int) string { return strings.TrimSuffix(strings.Repeat(entry+",", n), ",") }
@@ -45,6 +46,11 @@ func TestHostileAnswers(t *testing.T) {
 		"interfaces of null":  {stat, `{"body":{"network":[` + many(`null`, 800000) + `]}}`},
 		"interfaces of 0":     {stat, `{"body":{"network":[` + many(`0`, 2000000) + `]}}`},
 		"many disks":          {stat, `{"body":{"disks":{` + many(`"a":{}`, 65) + `}}}`},
+		"many devices":        {stat, `{"body":{"guest":{"IO":[` + many(`{}`, 257) + `]}}}`},
+		"devices of a null":   {stat, `{"body":{"pod":{"IO":[` + many(`null`, 800000) + `]}}}`},
+		"many page sizes":     {stat, `{"body":{"containers":{"a":{"Hugetlb":[` + many(`{}`, 17) + `]}}}}`},
+		"many processes":      {processes, `{"body":{` + many(`"a":{}`, 4097) + `}}`},
+		"negative processes":  {processes, `{"body":{"a":{"Sockets":-1}}}`},
 		"negative figure":     {stat, `{"body":{"guest":{"CPUNanos":-1}}}`},
 		"device elsewhere":    {hello, `{"body":{"devices":[{"path":"/dev/../etc/x","type":"c"}]}}`},
 		"device of no type":   {hello, `{"body":{"devices":[{"path":"/dev/x","type":"-"}]}}`},

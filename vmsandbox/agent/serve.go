@@ -81,6 +81,8 @@ func dispatch(ctx context.Context, r request, content []byte, g Guest) (any, err
 		return g.Hello(ctx)
 	case opStat:
 		return g.Stat(ctx)
+	case opProcesses:
+		return g.Processes(ctx)
 	case opOnline:
 		return nil, g.Online(ctx)
 	case opIdentify:

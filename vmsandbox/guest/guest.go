@@ -15,6 +15,7 @@ import (
 	"github.com/opencontainers/runtime-spec/specs-go"
 	"golang.org/x/sys/unix"
 
+	"github.com/cricket-cri/cricket/runtime/cgroupstat"
 	"github.com/cricket-cri/cricket/runtime/spec"
 	"github.com/cricket-cri/cricket/vmsandbox/agent"
 )
@@ -25,6 +26,7 @@ type Guest struct {
 	log *slog.Logger
 	// devices are listed once: what is plugged in later belongs to the host's volumes.
 	devices []specs.LinuxDevice
+	meter   *cgroupstat.Meter
 
 	mu     sync.Mutex
 	slots  map[string]string // writable disks: slot to mount point
@@ -45,7 +47,7 @@ func New(log *slog.Logger) (*Guest, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &Guest{log: log, devices: slices.DeleteFunc(all, ours), slots: make(map[string]string), memory: total}, nil
+	return &Guest{log: log, devices: slices.DeleteFunc(all, ours), slots: make(map[string]string), memory: total, meter: cgroupstat.New()}, nil
 }
 
 // ours are devices that are no business of any container: the channels to the host.

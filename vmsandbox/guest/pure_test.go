@@ -113,33 +113,6 @@ func TestParseNetDev(t *testing.T) {
 	}
 }
 
-func TestCgroupStat(t *testing.T) {
-	dir := t.TempDir()
-	for name, text := range map[string]string{
-		"cpu.stat":        "usage_usec 5\nnr_periods 3\nnr_throttled 2\nthrottled_usec 1\n",
-		"memory.stat":     "anon 10\nfile 20\ninactive_file 30\n",
-		"memory.current":  "100\n",
-		"memory.max":      "max\n",
-		"memory.events":   "low 0\noom_kill 4\nmax 6\n",
-		"memory.pressure": "some avg10=1.50 avg60=0.00 avg300=0.00 total=7\nfull avg10=0.25 avg60=0.00 avg300=0.00 total=8\n",
-		"pids.current":    "9\n",
-	} {
-		if err := os.WriteFile(filepath.Join(dir, name), []byte(text), 0o600); err != nil {
-			t.Fatal(err)
-		}
-	}
-	s := cgroupStat(dir)
-	if *s.CPUNanos != 5000 || *s.CPUThrottledNanos != 1000 || *s.Memory.Usage != 100 || *s.Memory.WorkingSet != 70 || s.Memory.Limit != nil || s.Memory.Available != nil {
-		t.Errorf("%+v", s)
-	}
-	if *s.OOMKills != 4 || *s.Memory.FailCount != 6 || *s.Pids != 9 || s.MemoryPressure.Some.Avg10 != 1.5 || s.MemoryPressure.Full.Total != 8 || s.CPUPressure != nil || s.Swap.Usage != nil {
-		t.Errorf("%+v", s)
-	}
-	if gone := cgroupStat(filepath.Join(dir, "gone")); gone.CPUNanos != nil || gone.Memory.Usage != nil {
-		t.Errorf("%+v", gone)
-	}
-}
-
 func TestProbe(t *testing.T) {
 	dir := t.TempDir()
 	for name, text := range map[string]string{

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"fmt"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"strconv"
@@ -14,6 +15,8 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/cricket-cri/cricket/runtime"
+	"github.com/cricket-cri/cricket/runtime/cgroupstat"
+	"github.com/cricket-cri/cricket/runtime/procstat"
 	"github.com/cricket-cri/cricket/vmsandbox/agent"
 )
 
@@ -24,7 +27,7 @@ func (g *Guest) Stat(context.Context) (agent.Stat, error) {
 		return agent.Stat{}, fmt.Errorf("read figures: %w: %w", errdefs.ErrInternal, err)
 	}
 	out := agent.Stat{
-		Guest: whole, Pod: cgroupStat(cgroupRoot + agent.PodCgroup), Containers: make(map[string]runtime.Stat),
+		Guest: whole, Pod: g.cgroupStat(cgroupRoot + agent.PodCgroup), Containers: make(map[string]runtime.Stat),
 		Network: networkStat(), Disks: g.diskUsage(),
 	}
 	groups, err := os.ReadDir(cgroupRoot + agent.PodCgroup)
@@ -35,7 +38,7 @@ func (g *Guest) Stat(context.Context) (agent.Stat, error) {
 		if !e.IsDir() {
 			continue
 		}
-		s := cgroupStat(filepath.Join(cgroupRoot, agent.PodCgroup, e.Name()))
+		s := g.cgroupStat(filepath.Join(cgroupRoot, agent.PodCgroup, e.Name()))
 		if s.CPUNanos != nil { // else it is going away
 			out.Containers[e.Name()] = s
 		}
@@ -53,9 +56,23 @@ func (g *Guest) diskUsage() map[string]runtime.DiskUsage {
 		if unix.Statfs(target, &st) != nil {
 			continue
 		}
-		out[slot] = runtime.DiskUsage{At: time.Now(), Bytes: (st.Blocks - st.Bfree) * uint64(st.Bsize), Inodes: st.Files - st.Ffree}
+		out[slot] = runtime.DiskUsage{
+			At: time.Now(), Bytes: (st.Blocks - st.Bfree) * uint64(st.Bsize), Inodes: st.Files - st.Ffree,
+			FS: &runtime.FSStat{
+				Device: deviceOf(target), Bytes: st.Blocks * uint64(st.Bsize), Inodes: st.Files, FreeInodes: st.Ffree,
+			},
+		}
 	}
 	return out
+}
+
+// deviceOf is the name of the device that a directory lies on.
+func deviceOf(dir string) string {
+	var st unix.Stat_t
+	if unix.Stat(dir, &st) != nil {
+		return ""
+	}
+	return cgroupstat.DeviceName(unix.Major(st.Dev), unix.Minor(st.Dev))
 }
 
 // machineStat is the whole machine, kernel included: usage is what is not free.
@@ -77,7 +94,7 @@ func machineStat() (runtime.Stat, error) {
 	s.Memory.PageFaults, s.Memory.MajorPageFaults = pointer(vm, "pgfault", 1), pointer(vm, "pgmajfault", 1)
 	s.OOMKills = pointer(vm, "oom_kill", 1)
 	s.CPUNanos = pointer(r.read(cgroupRoot+"/cpu.stat"), "usage_usec", 1000)
-	s.CPUPressure, s.MemoryPressure, s.IOPressure = pressure(r.read("/proc/pressure/cpu")), pressure(r.read("/proc/pressure/memory")), pressure(r.read("/proc/pressure/io"))
+	s.CPUPressure, s.MemoryPressure, s.IOPressure = cgroupstat.Pressure("/proc/pressure/cpu"), cgroupstat.Pressure("/proc/pressure/memory"), cgroupstat.Pressure("/proc/pressure/io")
 	var sys unix.Sysinfo_t
 	if unix.Sysinfo(&sys) == nil {
 		s.Pids = new(uint64(sys.Procs))
@@ -86,38 +103,49 @@ func machineStat() (runtime.Stat, error) {
 }
 
 // cgroupStat reads the figures of a group. Those that cannot be read are nil.
-func cgroupStat(dir string) runtime.Stat {
-	r := reader{dir: dir + "/"}
-	s := runtime.Stat{At: time.Now()}
-	cpu := r.read("cpu.stat")
-	s.CPUNanos = pointer(cpu, "usage_usec", 1000)
-	s.CPUPeriods, s.CPUThrottledPeriods = pointer(cpu, "nr_periods", 1), pointer(cpu, "nr_throttled", 1)
-	s.CPUThrottledNanos = pointer(cpu, "throttled_usec", 1000)
-	s.Memory = cgroupMemory(&r)
-	events := r.read("memory.events")
-	s.OOMKills, s.Memory.FailCount = pointer(events, "oom_kill", 1), pointer(events, "max", 1)
-	s.Swap = runtime.SwapStat{Usage: number(r.read("memory.swap.current"))}
-	s.CPUPressure, s.MemoryPressure, s.IOPressure = pressure(r.read("cpu.pressure")), pressure(r.read("memory.pressure")), pressure(r.read("io.pressure"))
-	s.Pids = number(r.read("pids.current"))
+func (g *Guest) cgroupStat(dir string) (s runtime.Stat) {
+	g.meter.V2(func(_, name string) string { return dir + "/" + name }, &s)
 	return s
 }
 
-func cgroupMemory(r *reader) runtime.MemoryStat {
-	stat := r.read("memory.stat")
-	m := runtime.MemoryStat{
-		RSS: pointer(stat, "anon", 1), Cache: pointer(stat, "file", 1), MappedFile: pointer(stat, "file_mapped", 1),
-		PageFaults: pointer(stat, "pgfault", 1), MajorPageFaults: pointer(stat, "pgmajfault", 1),
+// Processes implements agent.Guest.
+func (g *Guest) Processes(ctx context.Context) (map[string]runtime.ProcessStat, error) {
+	root := cgroupRoot + agent.PodCgroup
+	groups, err := os.ReadDir(root)
+	if err != nil {
+		return nil, fmt.Errorf("list cgroups: %w: %w", errdefs.ErrInternal, err)
 	}
-	inactive, _ := value(stat, "inactive_file")
-	m.Usage, m.Limit, m.MaxUsage = number(r.read("memory.current")), number(r.read("memory.max")), number(r.read("memory.peak"))
-	if m.Usage == nil {
-		return m
+	all := make(map[string]runtime.ProcessStat)
+	for _, e := range groups {
+		if !e.IsDir() {
+			continue
+		}
+		pids := pidsBelow(filepath.Join(root, e.Name()))
+		if len(pids) == 0 { // it is going away, or was not started
+			continue
+		}
+		if all[e.Name()], err = procstat.Read(ctx, pids); err != nil {
+			return nil, fmt.Errorf("count processes: %w", err)
+		}
 	}
-	m.WorkingSet = new(*m.Usage - min(*m.Usage, inactive))
-	if m.Limit != nil {
-		m.Available = new(*m.Limit - min(*m.Limit, *m.WorkingSet))
-	}
-	return m
+	return all, nil
+}
+
+// pidsBelow lists the processes of a group and of those below it, as far as they are there.
+func pidsBelow(dir string) (pids []int) {
+	_ = filepath.WalkDir(dir, func(path string, d fs.DirEntry, err error) error {
+		if err != nil || !d.IsDir() {
+			return nil //nolint:nilerr // it has gone meanwhile
+		}
+		content, _ := os.ReadFile(path + "/cgroup.procs") // as above
+		for word := range bytes.FieldsSeq(content) {
+			if pid, err := strconv.Atoi(string(word)); err == nil {
+				pids = append(pids, pid)
+			}
+		}
+		return nil
+	})
+	return pids
 }
 
 // reader reads small files of the kernel into one buffer, with three system calls each, mostly:
@@ -170,46 +198,6 @@ func pointer(text []byte, key string, factor uint64) *uint64 {
 		return nil
 	}
 	return new(n * factor)
-}
-
-// number is the content of a file with one number; nil for "max" and for nothing.
-func number(text []byte) *uint64 {
-	n, err := strconv.ParseUint(string(bytes.TrimSpace(text)), 10, 64)
-	if err != nil {
-		return nil
-	}
-	return &n
-}
-
-// pressure reads the kernel's pressure stall information; nil without it.
-func pressure(text []byte) *runtime.Pressure {
-	if len(text) == 0 {
-		return nil
-	}
-	var p runtime.Pressure
-	for line := range bytes.Lines(text) {
-		words := strings.Fields(string(line))
-		if len(words) != 5 {
-			continue
-		}
-		l := runtime.PressureLine{Avg10: average(words[1]), Avg60: average(words[2]), Avg300: average(words[3])}
-		_, total, _ := strings.Cut(words[4], "=")
-		l.Total, _ = strconv.ParseUint(total, 10, 64) // the kernel's own number
-		switch words[0] {
-		case "some":
-			p.Some = l
-		case "full":
-			p.Full = l
-		}
-	}
-	return &p
-}
-
-// average is the percentage in a word like avg10=0.25.
-func average(word string) float64 {
-	_, percent, _ := strings.Cut(word, "=")
-	f, _ := strconv.ParseFloat(percent, 64) // the kernel's own number
-	return f
 }
 
 // networkStat reads the counters of the interfaces, except for the loopback one.

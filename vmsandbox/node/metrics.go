@@ -10,7 +10,7 @@ import (
 type figures struct {
 	status func() Status
 
-	accelerator, proof, size, parked, ready, claims, templates, making, broken *prometheus.Desc
+	accelerator, proof, size, parked, ready, claims, templates, making, broken, refill *prometheus.Desc
 }
 
 // Metrics tell Prometheus what status says. Status is called whenever they are read and
@@ -29,6 +29,7 @@ func Metrics(status func() Status) prometheus.Collector {
 		claims:      desc("claims_total", "Machines that pods got, by where they came from.", "origin"),
 		templates:   desc("templates_total", "Templates that were made."),
 		making:      desc("template_seconds", "How long making the last template took."),
+		refill:      desc("pool_refill_duration_seconds", "How long machines for the stock took, from the begin to where they wait."),
 		broken:      desc("machines_broken_total", "Machines that were thrown away: clones that did not come to life, and parked ones that died.", "kind"),
 	}
 }
@@ -36,7 +37,7 @@ func Metrics(status func() Status) prometheus.Collector {
 // Describe implements prometheus.Collector.
 func (f figures) Describe(ch chan<- *prometheus.Desc) {
 	for _, d := range []*prometheus.Desc{
-		f.accelerator, f.proof, f.size, f.parked, f.ready, f.claims, f.templates, f.making, f.broken,
+		f.accelerator, f.proof, f.size, f.parked, f.ready, f.claims, f.templates, f.making, f.broken, f.refill,
 	} {
 		ch <- d
 	}
@@ -72,6 +73,7 @@ func (f figures) Collect(ch chan<- prometheus.Metric) {
 	if stats.Templates > 0 {
 		gauge(f.making, stats.TemplateTime.Seconds())
 	}
+	ch <- prometheus.MustNewConstSummary(f.refill, stats.Refills, stats.RefillTime.Seconds(), nil)
 	count(f.broken, stats.BrokenClones, "clone")
 	count(f.broken, stats.Spoiled, "parked")
 }

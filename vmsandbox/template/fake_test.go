@@ -15,6 +15,7 @@ import (
 	"github.com/containerd/errdefs"
 	"github.com/opencontainers/runtime-spec/specs-go"
 
+	"github.com/cricket-cri/cricket/runtime"
 	"github.com/cricket-cri/cricket/runtime/mux"
 	"github.com/cricket-cri/cricket/vmsandbox/agent"
 	"github.com/cricket-cri/cricket/vmsandbox/vmm"
@@ -301,6 +302,9 @@ func (g *guest) Get(ctx context.Context, _ string) (agent.File, error) {
 func (g *guest) Remove(ctx context.Context, _ []string) error { return g.call(ctx, "remove") }
 func (g *guest) Stat(ctx context.Context) (agent.Stat, error) {
 	return agent.Stat{}, g.call(ctx, "stat")
+}
+func (g *guest) Processes(ctx context.Context) (map[string]runtime.ProcessStat, error) {
+	return nil, g.call(ctx, "processes")
 }
 func (g *guest) Limit(ctx context.Context, _ *specs.LinuxResources) error {
 	return g.call(ctx, "limit")

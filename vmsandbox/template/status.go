@@ -13,6 +13,10 @@ type Stats struct {
 	// Templates that were made, and how long the last one took.
 	Templates    uint64
 	TemplateTime time.Duration
+	// Refills are machines that were made for the stock and parked, RefillTime how long all
+	// of them took together.
+	Refills    uint64
+	RefillTime time.Duration
 	// BrokenClones did not come to life; Spoiled machines became unusable while they were
 	// parked.
 	BrokenClones, Spoiled uint64

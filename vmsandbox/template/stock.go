@@ -206,6 +206,7 @@ func (p *Pool) refill() {
 			setPriority(m.Pid(), nice)
 		}
 	}
+	began := time.Now()
 	vm, err := p.makeForStock(p.ctx, begun)
 	if err == nil {
 		err = p.store(p.ctx, vm)
@@ -213,6 +214,10 @@ func (p *Pool) refill() {
 	p.done(machine)
 	p.mu.Lock()
 	defer p.mu.Unlock()
+	if slices.Contains(p.parked, vm) {
+		p.stats.Refills++
+		p.stats.RefillTime += time.Since(began)
+	}
 	if err != nil && p.ctx.Err() == nil {
 		p.stock.failed(err)
 		p.options.Log.Warn("machine was not parked", "err", err, "retry", time.Until(p.stock.after).Round(time.Second))

@@ -1,4 +1,4 @@
-package cgroup
+package cgroupstat
 
 import (
 	"bytes"
@@ -15,43 +15,54 @@ type buffer [16 << 10]byte
 // reader reads the figures of one cgroup. All its figures lie in one block, so that a
 // measurement costs one allocation and not one for each pointer.
 type reader struct {
-	tree  *Tree
-	path  string
+	files Files
 	buf   *buffer
 	block []uint64
 }
 
-// blockSize is how many figures a runtime.Stat holds, and a few.
-const blockSize = 32
+// blockSize is how many pointers a runtime.Stat holds, and a few for huge pages.
+const blockSize = 64
 
 func (r *reader) figure(v uint64) *uint64 {
-	r.block = append(r.block, v) // never grows beyond its capacity: see blockSize
+	if len(r.block) == cap(r.block) {
+		r.block = make([]uint64, 0, blockSize) // the full one lives on behind its pointers
+	}
+	r.block = append(r.block, v)
 	return &r.block[len(r.block)-1]
 }
 
 // read returns the content of a file, valid until the next read; nil if there is none.
 func (r *reader) read(controller, name string) []byte {
-	file := r.tree.file(controller, r.path, name)
+	file := r.files(controller, name)
 	if file == "" {
 		return nil
 	}
+	return readFile(file, r.buf[:])
+}
+
+// The kernel gives up to a page at a time: what is much shorter is all there is.
+const page = 4096
+
+func readFile(file string, buf []byte) []byte {
 	fd, err := unix.Open(file, unix.O_RDONLY|unix.O_CLOEXEC, 0)
 	if err != nil {
 		return nil
 	}
 	defer func() { _ = unix.Close(fd) }()
 	n := 0
-	for n < len(r.buf) {
-		m, err := unix.Read(fd, r.buf[n:])
+	for n < len(buf) {
+		m, err := unix.Read(fd, buf[n:])
 		if err == unix.EINTR {
 			continue
 		}
 		if err != nil || m <= 0 {
 			break
 		}
-		n += m
+		if n += m; m < page/2 {
+			break
+		}
 	}
-	return r.buf[:n]
+	return buf[:n]
 }
 
 // number reads a file that holds one number; "max" and no file are not one.
@@ -62,6 +73,19 @@ func (r *reader) number(controller, name string) (uint64, bool) {
 func (r *reader) figureOf(controller, name string) *uint64 {
 	if v, ok := r.number(controller, name); ok {
 		return r.figure(v)
+	}
+	return nil
+}
+
+// limit reads a limit, 0 for none.
+func (r *reader) limit(controller, name string) *uint64 {
+	content := bytes.TrimSpace(r.read(controller, name))
+	v, ok := parse(content)
+	switch {
+	case ok && v < noLimit:
+		return r.figure(v)
+	case ok || string(content) == "max":
+		return r.figure(0)
 	}
 	return nil
 }
@@ -85,6 +109,14 @@ func (r *reader) figureIn(content []byte, key string) *uint64 {
 	return nil
 }
 
+// micros is a figure of microseconds in nanoseconds.
+func (r *reader) micros(content []byte, key string) *uint64 {
+	if v, ok := line(content, key); ok {
+		return r.figure(v * 1000)
+	}
+	return nil
+}
+
 func parse(digits []byte) (uint64, bool) {
 	if len(digits) == 0 {
 		return 0, false
@@ -99,9 +131,14 @@ func parse(digits []byte) (uint64, bool) {
 	return v, true
 }
 
-// pressure reads a PSI file.
-func (r *reader) pressure(name string) *runtime.Pressure {
-	content := r.read(v2, name)
+// Pressure reads a file of the kernel's pressure stall information; nil without it.
+func Pressure(file string) *runtime.Pressure {
+	return pressure(readFile(file, make([]byte, 512)))
+}
+
+func (r *reader) pressure(name string) *runtime.Pressure { return pressure(r.read("", name)) }
+
+func pressure(content []byte) *runtime.Pressure {
 	if len(content) == 0 {
 		return nil
 	}

@@ -1,0 +1,102 @@
+package procstat
+
+import (
+	"bufio"
+	"context"
+	"errors"
+	"io"
+	"net"
+	"os"
+	"os/exec"
+	"strings"
+	"testing"
+
+	"github.com/cricket-cri/cricket/runtime"
+)
+
+// child runs this test's program as one that has things open, until the test ends.
+func child(t *testing.T, role string) int {
+	t.Helper()
+	c := exec.Command(os.Args[0], "-test.run=^TestChild$")
+	c.Env = append(os.Environ(), "PROCSTAT_CHILD="+role)
+	in, err := c.StdinPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	out, err := c.StdoutPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := c.Start(); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { in.Close(); _ = c.Wait() })
+	if line, err := bufio.NewReader(out).ReadString('\n'); err != nil || !strings.Contains(line, "ready") {
+		t.Fatalf("%q, %v", line, err)
+	}
+	return c.Process.Pid
+}
+
+// TestChild is no test: it is what child runs.
+func TestChild(t *testing.T) {
+	role := os.Getenv("PROCSTAT_CHILD")
+	if role == "" {
+		t.Skip("runs as a child of the other tests")
+	}
+	if role == "open" {
+		for range 20 {
+			f, err := os.Open("/dev/null")
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer f.Close()
+		}
+		for range 5 {
+			l, err := net.Listen("tcp", "127.0.0.1:0")
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer l.Close()
+		}
+	}
+	os.Stdout.WriteString("ready\n")
+	_, _ = io.Copy(io.Discard, os.Stdin)
+}
+
+func TestRead(t *testing.T) {
+	idle, busy := child(t, "idle"), child(t, "open")
+	base, err := Read(t.Context(), []int{idle})
+	if err != nil {
+		t.Fatal(err)
+	}
+	s, err := Read(t.Context(), []int{busy, 1 << 30})
+	if err != nil {
+		t.Fatal(err)
+	}
+	// Go's network poller has two descriptors of its own.
+	if files := s.FileDescriptors - base.FileDescriptors; s.Processes != 1 || files < 25 || files > 30 || s.Sockets-base.Sockets != 5 {
+		t.Errorf("idle %+v, with 20 files and 5 sockets %+v", base, s)
+	}
+	if tasks := s.Sleeping + s.Running + s.Uninterruptible; tasks < 2 || s.Stopped != 0 {
+		t.Errorf("tasks of a Go program: %+v", s)
+	}
+	both, err := Read(t.Context(), []int{idle, busy})
+	if err != nil || both.Processes != 2 || both.Sockets != base.Sockets+s.Sockets {
+		t.Errorf("both: %+v, %v", both, err)
+	}
+	if s.MaxOpenFiles == nil || *s.MaxOpenFiles == 0 {
+		t.Errorf("limit of open files: %v", s.MaxOpenFiles)
+	}
+}
+
+func TestReadNothing(t *testing.T) {
+	s, err := Read(t.Context(), []int{1 << 30})
+	if err != nil || s != (runtime.ProcessStat{}) {
+		t.Errorf("a process that is gone: %+v, %v", s, err)
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	if _, err := Read(ctx, []int{os.Getpid()}); !errors.Is(err, context.Canceled) {
+		t.Errorf("err = %v", err)
+	}
+}
