@@ -33,12 +33,21 @@ func v2IO(content []byte) (list runtime.IOStats) {
 	return list
 }
 
-// v1IO reads the files of the throttling policy, which counts whatever the scheduler is.
-func v1IO(r *reader) (list runtime.IOStats) {
-	v1Operations(&list, r.read("blkio", "blkio.throttle.io_service_bytes_recursive"), func(d *runtime.IOStat, operation string) *uint64 {
+// v1IO reads the files of the throttling policy, which counts whatever the scheduler is, or
+// those of BFQ. Since Linux 6.10 the former counts only while something is throttled: there
+// may be nothing in either.
+func v1IO(r *reader) runtime.IOStats {
+	if list := v1Policy(r, "blkio.throttle"); len(list) > 0 {
+		return list
+	}
+	return v1Policy(r, "blkio.bfq")
+}
+
+func v1Policy(r *reader, policy string) (list runtime.IOStats) {
+	v1Operations(&list, r.read("blkio", policy+".io_service_bytes_recursive"), func(d *runtime.IOStat, operation string) *uint64 {
 		return map[string]*uint64{"Read": &d.ReadBytes, "Write": &d.WriteBytes, "Discard": &d.DiscardBytes}[operation]
 	})
-	v1Operations(&list, r.read("blkio", "blkio.throttle.io_serviced_recursive"), func(d *runtime.IOStat, operation string) *uint64 {
+	v1Operations(&list, r.read("blkio", policy+".io_serviced_recursive"), func(d *runtime.IOStat, operation string) *uint64 {
 		return map[string]*uint64{"Read": &d.Reads, "Write": &d.Writes, "Discard": &d.Discards}[operation]
 	})
 	return list

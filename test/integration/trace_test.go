@@ -87,7 +87,7 @@ func TestTraces(t *testing.T) {
 		run + " > run pod sandbox > create sandbox > " + hull + " > " + network,
 		run + " > run pod sandbox > record sandbox",
 		create + " > create container",
-		create + " > create container > create container > " + container,
+		create + " > create container > make container > " + container,
 		start,
 		pull + " > pull image",
 	} {
