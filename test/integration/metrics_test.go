@@ -127,7 +127,7 @@ func checkFigures(t *testing.T, own map[string]float64, began time.Time) {
 		"container_cpu_usage_seconds_total total":           {1, 60},
 		"container_cpu_user_seconds_total":                  {1, 60},
 		"container_cpu_cfs_periods_total":                   {20, none},
-		"container_cpu_cfs_throttled_periods_total":         {1, none},
+		"container_cpu_cfs_throttled_periods_total":         {0, none}, // on a busy machine it may not get what it may take
 		"container_cpu_cfs_throttled_seconds_total":         {0, none},
 		"container_cpu_cfs_burst_periods_total":             {0, 0},
 		"container_spec_cpu_quota":                          {50000, 50000},
