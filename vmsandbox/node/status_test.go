@@ -57,7 +57,7 @@ func gathered(t *testing.T, s Status) map[string]float64 {
 			for _, l := range m.GetLabel() {
 				name += " " + l.GetValue()
 			}
-			all[name] = m.GetGauge().GetValue() + m.GetCounter().GetValue()
+			all[name] = m.GetGauge().GetValue() + m.GetCounter().GetValue() + m.GetSummary().GetSampleSum()
 		}
 	}
 	return all
@@ -68,7 +68,7 @@ func TestMetrics(t *testing.T) {
 		known: true, Accelerator: accel.Verdict{Accelerator: accel.TCG, Proven: true, Took: 250 * time.Millisecond},
 		Pool: template.Status{Ready: true, Parked: 1, Size: 2, Stats: template.Stats{
 			Claims: map[template.Origin]uint64{template.Parked: 5, template.Booted: 1}, Templates: 2, TemplateTime: 9 * time.Second,
-			BrokenClones: 3, Spoiled: 4,
+			BrokenClones: 3, Spoiled: 4, Refills: 6, RefillTime: 12 * time.Second,
 		}},
 	})
 	for name, want := range map[string]float64{
@@ -76,13 +76,14 @@ func TestMetrics(t *testing.T) {
 		"cricket_vm_pool_size": 2, "cricket_vm_pool_parked": 1, "cricket_vm_template_ready": 1,
 		"cricket_vm_claims_total parked": 5, "cricket_vm_claims_total cloned": 0, "cricket_vm_claims_total booted": 1,
 		"cricket_vm_templates_total": 2, "cricket_vm_template_seconds": 9,
-		"cricket_vm_machines_broken_total clone": 3, "cricket_vm_machines_broken_total parked": 4,
+		"cricket_vm_pool_refill_duration_seconds": 12,
+		"cricket_vm_machines_broken_total clone":  3, "cricket_vm_machines_broken_total parked": 4,
 	} {
 		if v, ok := got[name]; !ok || v != want {
 			t.Errorf("%s is %v (%v), want %v", name, v, ok, want)
 		}
 	}
-	if early := gathered(t, Status{}); len(early) != 9 {
+	if early := gathered(t, Status{}); len(early) != 10 {
 		t.Errorf("before anything is known: %v", early)
 	}
 }
