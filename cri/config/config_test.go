@@ -91,7 +91,7 @@ func TestProblems(t *testing.T) {
 		"syntax later":  {"root = '/a'\n\n[images\n", []string{"line 3: "}},
 		"duplicate":     {"root = '/a'\nroot = '/b'\n", []string{"line 2: "}},
 		"unknown key":   {"\nrot = '/a'\n", []string{"line 2: rot: unknown key; allowed here: cdi, cgroup, "}},
-		"unknown deep":  {"[images]\n\npined = []\n", []string{"line 3: images.pined: unknown key; allowed in [images]: auth_file, hosts_dir,"}},
+		"unknown deep":  {"[images]\n\npined = []\n", []string{"line 3: images.pined: unknown key; allowed in [images]: auth_file, fs_verity,"}},
 		"unknown table": {"[imges]\npinned = []\n", []string{"line 1: imges: unknown key"}},
 		"runtime key":   {"[runtimes.kata]\ntype = 'oci'\nshim = 'x'\n", []string{"line 3: runtimes.kata.shim: unknown key; allowed in [kata]: path, root, type"}},
 		"wrong type":    {"[images]\nmax_concurrent_downloads = 'three'\n", []string{"line 2: images.max_concurrent_downloads: a TOML string cannot stand here: write a whole number"}},

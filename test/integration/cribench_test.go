@@ -13,7 +13,7 @@ import (
 	"golang.org/x/sys/unix"
 	cri "k8s.io/cri-api/pkg/apis/runtime/v1"
 
-	"github.com/cricket-cri/cricket/cmd/cribench/figures"
+	bench "github.com/cricket-cri/cricket/cmd/cribench/figures"
 	"github.com/cricket-cri/cricket/test/images"
 )
 
@@ -45,7 +45,7 @@ func TestCribench(t *testing.T) {
 	if err := c.Run(); err != nil {
 		t.Fatalf("cribench: %v\n%s%s", err, &errs, &out)
 	}
-	run, err := figures.Read(&out)
+	run, err := bench.Read(&out)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -70,7 +70,7 @@ func TestCribench(t *testing.T) {
 			t.Errorf("%s: %+v, want %d samples", key, s, samples)
 			continue
 		}
-		if s.Section != "memory" && s.Unit != figures.Seconds && s.Min <= 0 {
+		if s.Section != "memory" && s.Unit != bench.Seconds && s.Min <= 0 {
 			t.Errorf("%s: %v %s", key, s.Samples, s.Unit)
 		}
 	}

@@ -126,10 +126,9 @@ func refusedInContainers(image string) map[string]func(*cri.ContainerConfig) {
 		return func(c container) { c.Linux.SecurityContext = sc }
 	}
 	all := map[string]func(container){
-		"config.windows":     func(c container) { c.Windows = &cri.WindowsContainerConfig{} },
-		"config.CDI_devices": func(c container) { c.CDIDevices = []*cri.CDIDevice{{Name: "vendor.com/class=name"}} },
-		"uids.container_id":  security(&cri.LinuxContainerSecurityContext{NamespaceOptions: shifted()}),
-		"gids.container_id":  security(&cri.LinuxContainerSecurityContext{NamespaceOptions: onlyGroups()}),
+		"config.windows":    func(c container) { c.Windows = &cri.WindowsContainerConfig{} },
+		"uids.container_id": security(&cri.LinuxContainerSecurityContext{NamespaceOptions: shifted()}),
+		"gids.container_id": security(&cri.LinuxContainerSecurityContext{NamespaceOptions: onlyGroups()}),
 		"hugepage_limits": func(c container) {
 			c.Linux.Resources = &cri.LinuxContainerResources{HugepageLimits: []*cri.HugepageLimit{{PageSize: "2MB", Limit: 4 << 20}}}
 		},

@@ -142,26 +142,17 @@ func (p *Policy) rules(name Name) requirements {
 }
 
 // scopes lists what a name is in: itself, its repository, the namespaces above, the
-// registry, the domains of that with a star, and "".
+// registry, the domains of that without its port and with a star, and "".
 func (n Name) scopes() []string {
 	scopes := []string{n.String()}
-	host := n.Repository
-	for at := n.Repository; ; {
-		scopes = append(scopes, at)
-		cut := strings.LastIndexByte(at, '/')
-		if cut < 0 {
-			host = at
-			break
-		}
+	at := n.Repository
+	for cut := len(at); cut >= 0; cut = strings.LastIndexByte(at, '/') {
 		at = at[:cut]
+		scopes = append(scopes, at)
 	}
-	for {
-		_, rest, ok := strings.Cut(host, ".")
-		if !ok {
-			break
-		}
+	host, _, _ := strings.Cut(at, ":")
+	for _, rest, ok := strings.Cut(host, "."); ok; _, rest, ok = strings.Cut(rest, ".") {
 		scopes = append(scopes, "*."+rest)
-		host = rest
 	}
 	return append(scopes, "")
 }

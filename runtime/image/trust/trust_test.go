@@ -111,6 +111,7 @@ func TestScopes(t *testing.T) {
 		"without the port":         {`{"r.example/a":` + accepted + `}`, rejected, "r.example:5000/a/b:1", false},
 		"domain":                   {`{"*.example":` + accepted + `}`, rejected, "r.example/a", true},
 		"domain above":             {`{"*.example":` + accepted + `}`, rejected, "a.r.example/a", true},
+		"domain, whatever port":    {`{"*.example":` + accepted + `}`, rejected, "r.example:5000/a", true},
 		"narrower domain":          {`{"*.example":` + accepted + `,"*.r.example":` + rejected + `}`, accepted, "a.r.example/a", false},
 		"registry before domain":   {`{"*.example":` + rejected + `,"r.example":` + accepted + `}`, rejected, "r.example/a", true},
 		"all requirements count":   {`{"quay.io":[{"type":"insecureAcceptAnything"},{"type":"reject"}]}`, accepted, "quay.io/a", false},
