@@ -108,6 +108,7 @@ test-long: build ## what takes longer: 500 containers, integration under the rac
 	CRICKET_TEST_LONG=1 $(MAKE) test-integration-vm
 	$(MAKE) test-vm-workloads
 	$(MAKE) test-kubelet
+	$(MAKE) test-bench
 	$(MAKE) test-e2e-long
 	$(MAKE) test-node
 	$(MAKE) conformance
