@@ -163,11 +163,12 @@ func openCDI(c config.CDI) (*cdi.Registry, error) {
 	return cdi.Open(c.SpecDirs)
 }
 
-// nriOptions is nil if NRI is switched off.
+// nriOptions is nil if NRI is switched off. It has the module log to log from now on.
 func nriOptions(c config.NRI, log *slog.Logger) *nri.Options {
 	if !c.Enabled {
 		return nil
 	}
+	nri.LogTo(log)
 	o := &nri.Options{
 		Version: version, Socket: c.Socket, PluginDir: c.PluginDir, ConfigDir: c.PluginConfigDir,
 		RegistrationTimeout: c.RegistrationTimeout.Duration, RequestTimeout: c.RequestTimeout.Duration, Log: log,

@@ -51,7 +51,6 @@ type Plugins struct {
 // Open prepares for plugins of r; Start lets them come. A socket that somebody else
 // serves is left alone: then only plugins of PluginDir are there.
 func Open(o Options, r Runtime) (*Plugins, error) {
-	nrilog.Set(logger{o.Log})
 	adaptation.SetPluginRegistrationTimeout(o.RegistrationTimeout)
 	adaptation.SetPluginRequestTimeout(o.RequestTimeout)
 	p := &Plugins{runtime: r, log: o.Log}
@@ -154,6 +153,10 @@ func (p *Plugins) evict(ctx context.Context, evictions []*api.ContainerEviction)
 		}
 	}
 }
+
+// LogTo is where the module logs to. It is the process's as a whole, and not to be called
+// once there are plugins.
+func LogTo(log *slog.Logger) { nrilog.Set(logger{log}) }
 
 // logger is the module's logger. What it tells at info is one line a connection and more.
 type logger struct{ to *slog.Logger }

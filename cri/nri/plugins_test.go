@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"log/slog"
+	"os"
 	"path/filepath"
 	"strings"
 	"sync"
@@ -42,6 +43,11 @@ func (f *fake) Evict(_ context.Context, id, _ string) error {
 	defer f.mu.Unlock()
 	f.evicted = append(f.evicted, id)
 	return nil
+}
+
+func TestMain(m *testing.M) {
+	LogTo(slog.New(slog.DiscardHandler))
+	os.Exit(m.Run())
 }
 
 // open serves plugins of f on a socket of its own.
