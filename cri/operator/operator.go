@@ -46,12 +46,12 @@ func Register(g grpc.ServiceRegistrar, s Server) {
 
 // frame is one message but for pieces of layers. One field is set.
 type frame struct {
-	Import   *image.Import   `json:"import,omitempty"` // the client's first
-	Pull     string          `json:"pull,omitempty"`   // the client's first
-	Want     *want           `json:"want,omitempty"`   // the daemon asks for a blob
-	End      *end            `json:"end,omitempty"`    // the client has sent all of it
+	Import   *image.Import        `json:"import,omitempty"` // the client's first
+	Pull     string               `json:"pull,omitempty"`   // the client's first
+	Want     *want                `json:"want,omitempty"`   // the daemon asks for a blob
+	End      *end                 `json:"end,omitempty"`    // the client has sent all of it
 	Progress *image.LayerProgress `json:"progress,omitempty"`
-	Image    *image.Image    `json:"image,omitempty"` // the daemon's last
+	Image    *image.Image         `json:"image,omitempty"` // the daemon's last
 }
 
 type want struct {
