@@ -6,6 +6,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
@@ -58,8 +59,12 @@ func (n *node) restart(t *testing.T) {
 	}
 }
 
+// write writes a program. No other test may fork meanwhile: its child would hold the file open
+// until it executes something, and what is open for writing cannot be executed (ETXTBSY).
 func write(t *testing.T, path, content string) {
 	t.Helper()
+	syscall.ForkLock.RLock()
+	defer syscall.ForkLock.RUnlock()
 	if err := os.WriteFile(path, []byte(content), 0o755); err != nil {
 		t.Fatal(err)
 	}
