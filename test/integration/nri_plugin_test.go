@@ -164,9 +164,10 @@ func (p *nriPlugin) connect(t *testing.T, n *Node, socket string) {
 		t.Fatal("the plugin is not told of what there is")
 	}
 	// It is registered a moment later. Any pod will do.
-	if h, ok := n.Runtime.(vmHandler); ok {
-		n = n.For(t)
-		n.Runtime = h.RuntimeServiceClient
+	if n.virtual {
+		plain := *n
+		plain.virtual = false
+		n = plain.For(t)
 	}
 	Within(t, 30*time.Second, "the plugin is told of a pod", func() bool {
 		pod := n.RunPod(n.PodConfig())

@@ -33,10 +33,12 @@ type Node struct {
 	// Failpoints is the file that the daemon's failpoints read; see package flow.
 	Failpoints string
 
-	t      *testing.T
-	daemon *harness.Daemon
-	conn   *grpc.ClientConn
-	before harness.Snapshot
+	t *testing.T
+	// virtual pods ask for machines by their handler (startVirtual).
+	virtual bool
+	daemon  *harness.Daemon
+	conn    *grpc.ClientConn
+	before  harness.Snapshot
 }
 
 // Start starts a daemon with the given further arguments. When the test ends, all pods
@@ -111,6 +113,9 @@ func startHull(t *testing.T, h hull, args ...string) *Node {
 func (n *Node) connect(t *testing.T) {
 	conn := recorder.Conn(n.conn, t.Name())
 	n.t, n.Runtime, n.Images = t, cri.NewRuntimeServiceClient(conn), cri.NewImageServiceClient(conn)
+	if n.virtual {
+		n.Runtime = vmHandler{n.Runtime}
+	}
 }
 
 func (n *Node) withFailpoints(s harness.Starter) harness.Starter {
@@ -284,4 +289,11 @@ func (n *Node) LogTail(lines int) string {
 	}
 	all := strings.Split(strings.TrimSpace(string(data)), "\n")
 	return strings.Join(all[max(0, len(all)-lines):], "\n")
+}
+
+// vmHandler runs every pod with the handler "vm", as pods of a RuntimeClass do.
+type vmHandler struct{ cri.RuntimeServiceClient }
+
+func (h vmHandler) RunPodSandbox(ctx context.Context, r *cri.RunPodSandboxRequest, o ...grpc.CallOption) (*cri.RunPodSandboxResponse, error) {
+	return h.RuntimeServiceClient.RunPodSandbox(ctx, &cri.RunPodSandboxRequest{Config: r.GetConfig(), RuntimeHandler: "vm"}, o...)
 }

@@ -171,7 +171,7 @@ func TestScrape(t *testing.T) {
 		`cricket_call_duration_seconds{code="OK",method="RunPodSandbox"}`:                       1,
 		`cricket_call_duration_seconds{code="OK",method="PullImage"}`:                           1,
 		`cricket_image_pull_duration_seconds{code="OK"}`:                                        1,
-		`cricket_image_pull_duration_seconds{code="NotFound"}`:                                  1,
+		`cricket_image_pull_duration_seconds{code="Unavailable"}`:                               1, // only a mirror could be asked
 		`cricket_step_duration_seconds{flow="run pod sandbox",ok="true",step="create sandbox"}`: 1,
 		`cricket_step_duration_seconds{flow="pull image",ok="true"}`:                            1,
 		`cricket_images`:                                1,

@@ -1,7 +1,6 @@
 package integration
 
 import (
-	"context"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -12,18 +11,10 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
-	"google.golang.org/grpc"
 	cri "k8s.io/cri-api/pkg/apis/runtime/v1"
 
 	"github.com/cricket-cri/cricket/test/images"
 )
-
-// vmHandler runs every pod with the handler "vm", as pods of a RuntimeClass do.
-type vmHandler struct{ cri.RuntimeServiceClient }
-
-func (h vmHandler) RunPodSandbox(ctx context.Context, r *cri.RunPodSandboxRequest, o ...grpc.CallOption) (*cri.RunPodSandboxResponse, error) {
-	return h.RuntimeServiceClient.RunPodSandbox(ctx, &cri.RunPodSandboxRequest{Config: r.GetConfig(), RuntimeHandler: "vm"}, o...)
-}
 
 // startVirtual starts a node whose pods are virtual machines by their handler while its
 // default is another. No machines are kept ready; the template is made.
@@ -50,7 +41,8 @@ func startVirtual(t *testing.T, files ...string) *Node {
 		t.Fatal(err)
 	}
 	n := Start(t, "--config", file)
-	n.Runtime = vmHandler{n.Runtime}
+	n.virtual = true
+	n.connect(t)
 	n.Pull(images.Busybox)
 	pod, _, _ := n.Sleeper() // after the first pod there is a template
 	n.removePod(t, pod)
