@@ -39,7 +39,7 @@ run: setup build ## set the machine up and run cricketd in the foreground
 test: ## everything that a change must pass: vet, lint, unit, race, conformance, integration and critest for both hulls, the benchmark as a gate
 	@hack/setup test
 	@# One failure does not keep the others from being seen.
-	$(MAKE) --keep-going build race test-conformance test-vm test-integration test-integration-vm-quick test-diff test-critest test-critest-vm lint
+	$(MAKE) --keep-going build race test-conformance test-vm test-integration test-integration-vm-quick test-critest test-critest-vm lint
 
 guest: ## what virtual machines boot, into ./bin/guest: Debian's kernel and cricket-guest
 	@go run ./hack/guest image
@@ -105,6 +105,7 @@ test-long: build ## what takes longer: 500 containers, integration under the rac
 	CRICKET_TEST_RACE=1 CRICKET_TEST_LONG=1 go test -vet=off -count=1 -timeout 60m ./test/integration/...
 	@go run ./test/critest --cricketd bin/cricketd --repeat 3
 	@go run ./test/critest --runtime containerd --repeat 2
+	$(MAKE) test-diff
 	CRICKET_TEST_LONG=1 $(MAKE) test-integration-vm
 	$(MAKE) test-vm-workloads
 	$(MAKE) test-kubelet
