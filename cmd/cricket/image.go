@@ -102,7 +102,7 @@ func imageRemove(ctx context.Context, args []string, out io.Writer) error {
 	fs, flags := imageFlags("image rm")
 	return withStore(ctx, fs, flags, args, func(n *imageStore) error {
 		if fs.NArg() == 0 {
-			return errors.New("usage: cricket image rm [flags] NAME...")
+			return errors.New("no image is named; `cricket image rm -h` says how")
 		}
 		return each(fs.Args(), func(ref string) error {
 			images, _, err := n.records().List()

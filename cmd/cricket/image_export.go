@@ -43,7 +43,7 @@ func imageExport(ctx context.Context, args []string, out io.Writer) error {
 // exported finds images by their names, each once.
 func (n *imageStore) exported(refs []string) ([]archive.Exported, error) {
 	if len(refs) == 0 {
-		return nil, errors.New("usage: cricket image export [flags] NAME...")
+		return nil, errors.New("no image is named; `cricket image export -h` says how")
 	}
 	images, _, err := n.records().List()
 	if err != nil {

@@ -138,7 +138,7 @@ func refusedInContainers(image string) map[string]func(*cri.ContainerConfig) {
 			c.Mounts = []*cri.Mount{{ContainerPath: "/x", Readonly: true, Image: &cri.ImageSpec{Image: image, ImageRef: "sha256:" + strings.Repeat("1", 64)}}}
 		},
 		"apparmor":                    security(&cri.LinuxContainerSecurityContext{Apparmor: &cri.SecurityProfile{ProfileType: cri.SecurityProfile_Localhost, LocalhostRef: "none"}}),
-		"apparmor_profile":            security(&cri.LinuxContainerSecurityContext{ApparmorProfile: "localhost/none"}),
+		"apparmor_profile":            security(&cri.LinuxContainerSecurityContext{ApparmorProfile: "localhost/none"}), //nolint:staticcheck // deprecated, and refused all the same
 		"security_context.privileged": security(&cri.LinuxContainerSecurityContext{Privileged: true}),
 	}
 	if InVMs() {
