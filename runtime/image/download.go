@@ -18,17 +18,11 @@ import (
 // layer brings in one layer: fetched, checked, inflated, kept, in one pass. If an
 // endpoint turns out to have served something else, the layer is fetched again from
 // another.
-func (p *pull) layer(ctx context.Context, id digest.Digest, desc ocispec.Descriptor, arrive *atomic.Int64) (err error) {
-	defer recovered(&err)
-	give, err := p.store.holds.take(ctx, id)
-	if err != nil {
-		return err
-	}
-	defer give()
-	if p.store.opts.Layers.Has(id) {
-		present(ctx, id, desc)
-		return nil
-	}
+func (p *pull) layer(ctx context.Context, id digest.Digest, desc ocispec.Descriptor, arrive *atomic.Int64) error {
+	return p.store.ifMissing(ctx, id, desc, func() error { return p.download(ctx, id, desc, arrive) })
+}
+
+func (p *pull) download(ctx context.Context, id digest.Digest, desc ocispec.Descriptor, arrive *atomic.Int64) error {
 	release, err := p.store.slots.acquire(ctx, p.reg.host)
 	if err != nil {
 		return err

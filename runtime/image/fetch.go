@@ -122,10 +122,7 @@ func (r *registry) open(ctx context.Context, res remotes.Resolver, desc ocispec.
 // document fetches and checks something small. An endpoint that serves something else is
 // passed over.
 func (r *registry) document(ctx context.Context, desc ocispec.Descriptor, limit int64) (raw []byte, err error) {
-	if desc.Size < 0 || desc.Size > limit {
-		return nil, fmt.Errorf("%w: %d bytes, at most %d are read", errdefs.ErrFailedPrecondition, desc.Size, limit)
-	}
-	if err := checkDigest(desc.Digest); err != nil {
+	if err := checkDocument(desc, limit); err != nil {
 		return nil, err
 	}
 	for {

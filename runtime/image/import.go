@@ -145,28 +145,36 @@ func (i *importing) layers(ctx context.Context) error {
 	return group.Wait()
 }
 
-func (i *importing) layer(ctx context.Context, id digest.Digest, desc ocispec.Descriptor) (err error) {
-	defer recovered(&err)
-	give, err := i.store.holds.take(ctx, id)
-	if err != nil {
-		return err
-	}
-	defer give()
-	if i.store.opts.Layers.Has(id) {
-		present(ctx, id, desc)
-		return nil
-	}
-	blob, err := i.from.Open(ctx, desc)
-	if err != nil {
-		return fmt.Errorf("open %s: %w", desc.Digest, err)
-	}
-	defer blob.Close()
-	return i.store.keepLayer(ctx, id, desc, blob)
+func (i *importing) layer(ctx context.Context, id digest.Digest, desc ocispec.Descriptor) error {
+	return i.store.ifMissing(ctx, id, desc, func() error {
+		blob, err := i.from.Open(ctx, desc)
+		if err != nil {
+			return fmt.Errorf("open %s: %w", desc.Digest, err)
+		}
+		defer blob.Close()
+		return i.store.keepLayer(ctx, id, desc, blob)
+	})
 }
 
 func (i *importing) record(context.Context) (err error) {
 	i.image, err = i.store.commitImage(i.source, i.naming)
 	return err
+}
+
+// ifMissing brings in a layer unless it is there; nobody else brings in the same one
+// meanwhile. A panic of bring is its error.
+func (s *Store) ifMissing(ctx context.Context, id digest.Digest, desc ocispec.Descriptor, bring func() error) (err error) {
+	defer recovered(&err)
+	give, err := s.holds.take(ctx, id)
+	if err != nil {
+		return err
+	}
+	defer give()
+	if s.opts.Layers.Has(id) {
+		present(ctx, id, desc)
+		return nil
+	}
+	return bring()
 }
 
 // keepLayer stores a layer in one pass: checked, inflated, kept.
@@ -200,10 +208,7 @@ func (s *Store) unpack(ctx context.Context, id digest.Digest, checked *verifier)
 type contentReader struct{ Content }
 
 func (c contentReader) document(ctx context.Context, desc ocispec.Descriptor, limit int64) ([]byte, error) {
-	if desc.Size < 0 || desc.Size > limit {
-		return nil, fmt.Errorf("%w: %d bytes, at most %d are read", errdefs.ErrFailedPrecondition, desc.Size, limit)
-	}
-	if err := checkDigest(desc.Digest); err != nil {
+	if err := checkDocument(desc, limit); err != nil {
 		return nil, err
 	}
 	rc, err := c.Open(ctx, desc)

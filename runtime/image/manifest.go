@@ -88,6 +88,14 @@ func (l *list[T]) UnmarshalJSON(raw []byte) error {
 	return nil
 }
 
+// checkDocument refuses to read what is larger than the limit or has no sound digest.
+func checkDocument(desc ocispec.Descriptor, limit int64) error {
+	if desc.Size < 0 || desc.Size > limit {
+		return fmt.Errorf("%w: %d bytes, at most %d are read", errdefs.ErrFailedPrecondition, desc.Size, limit)
+	}
+	return checkDigest(desc.Digest)
+}
+
 // readSource follows a descriptor through indexes to the manifest for this platform, and
 // reads the configuration.
 func readSource(ctx context.Context, from documents, target ocispec.Descriptor, platform platforms.MatchComparer) (source, error) {

@@ -6,7 +6,6 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
-	"strings"
 	"testing"
 
 	"github.com/cricket-cri/cricket/test/harness"
@@ -28,11 +27,10 @@ func Main(m *testing.M) {
 }
 
 func prepare(ctx context.Context) (map[string]string, error) {
-	out, err := exec.CommandContext(ctx, "go", "list", "-m", "-f", "{{.Dir}}").Output()
+	module, err := harness.ModuleRoot(ctx)
 	if err != nil {
-		return nil, fmt.Errorf("find the module: %w", err)
+		return nil, err
 	}
-	module := strings.TrimSpace(string(out))
 	cache := filepath.Join(module, ".cache")
 	say := func(f string, a ...any) { fmt.Printf(f+"\n", a...) }
 	set, err := images.Build(ctx, images.Options{Cache: cache, Say: say})

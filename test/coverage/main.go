@@ -5,14 +5,15 @@
 package main
 
 import (
+	"context"
 	"flag"
 	"fmt"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"strings"
 
 	"github.com/cricket-cri/cricket/test/coverage/field"
+	"github.com/cricket-cri/cricket/test/harness"
 )
 
 func main() {
@@ -30,7 +31,7 @@ func run() error {
 	if *hull != "kernel" && *hull != "vm" {
 		return fmt.Errorf("there is no hull %q", *hull)
 	}
-	root, err := moduleRoot()
+	root, err := harness.ModuleRoot(context.Background())
 	if err != nil {
 		return err
 	}
@@ -57,12 +58,4 @@ func run() error {
 		return fmt.Errorf("%d problems:\n%s", len(all), strings.Join(all, "\n"))
 	}
 	return nil
-}
-
-func moduleRoot() (string, error) {
-	out, err := exec.Command("go", "list", "-m", "-f", "{{.Dir}}").Output()
-	if err != nil {
-		return "", fmt.Errorf("find the module: %w", err)
-	}
-	return strings.TrimSpace(string(out)), nil
 }

@@ -7,7 +7,6 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
-	"strings"
 	"testing"
 
 	"github.com/cricket-cri/cricket/hack/tools"
@@ -40,11 +39,10 @@ func TestMain(m *testing.M) {
 }
 
 func prepare(ctx context.Context) (map[string]string, error) {
-	out, err := exec.CommandContext(ctx, "go", "list", "-m", "-f", "{{.Dir}}").Output()
+	module, err := harness.ModuleRoot(ctx)
 	if err != nil {
-		return nil, fmt.Errorf("find the module: %w", err)
+		return nil, err
 	}
-	module := strings.TrimSpace(string(out))
 	cache := filepath.Join(module, ".cache")
 	say := func(f string, a ...any) { fmt.Printf(f+"\n", a...) }
 	set, err := images.Build(ctx, images.Options{Cache: cache, Say: say})

@@ -4,7 +4,9 @@ import (
 	"context"
 	"fmt"
 	"os"
+	"os/exec"
 	"os/signal"
+	"strings"
 
 	"golang.org/x/sys/unix"
 )
@@ -55,4 +57,13 @@ func Outside(prepare Prepare) error {
 		}
 	}
 	return nil
+}
+
+// ModuleRoot is the directory of the module that the working directory belongs to.
+func ModuleRoot(ctx context.Context) (string, error) {
+	out, err := exec.CommandContext(ctx, "go", "list", "-m", "-f", "{{.Dir}}").Output()
+	if err != nil {
+		return "", fmt.Errorf("find the module: %w", err)
+	}
+	return strings.TrimSpace(string(out)), nil
 }

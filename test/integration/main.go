@@ -6,7 +6,6 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
-	"strings"
 	"testing"
 
 	"github.com/cricket-cri/cricket/hack/tools"
@@ -55,7 +54,7 @@ func prepareDebian(ctx context.Context) (map[string]string, error) {
 	if err != nil {
 		return nil, err
 	}
-	module, err := moduleRoot(ctx)
+	module, err := harness.ModuleRoot(ctx)
 	if err != nil {
 		return nil, err
 	}
@@ -70,7 +69,7 @@ func prepareDebian(ctx context.Context) (map[string]string, error) {
 }
 
 func prepare(ctx context.Context) (map[string]string, error) {
-	module, err := moduleRoot(ctx)
+	module, err := harness.ModuleRoot(ctx)
 	if err != nil {
 		return nil, err
 	}
@@ -88,14 +87,6 @@ func prepare(ctx context.Context) (map[string]string, error) {
 	return map[string]string{
 		binEnv: bin, crictlEnv: crictl, imagesEnv: set.Dir(), guestEnv: filepath.Join(module, "bin", "guest"),
 	}, buildPrograms(ctx, module, bin)
-}
-
-func moduleRoot(ctx context.Context) (string, error) {
-	out, err := exec.CommandContext(ctx, "go", "list", "-m", "-f", "{{.Dir}}").Output()
-	if err != nil {
-		return "", fmt.Errorf("find the module: %w", err)
-	}
-	return strings.TrimSpace(string(out)), nil
 }
 
 func buildPrograms(ctx context.Context, module, bin string) error {
