@@ -137,17 +137,18 @@ func (c *Client) Spawn(ctx context.Context, r SpawnRequest, files []*os.File) (m
 			return err
 		}
 		defer conn.Close()
-		stop := context.AfterFunc(ctx, func() { conn.Close() })
+		stop := context.AfterFunc(ctx, func() { giveUp(conn, "spawn") })
 		defer stop()
 		if len(files) > 0 {
 			if err := sendFiles(conn, files); err != nil {
 				return fmt.Errorf("call monitor: %w: %w", errdefs.ErrUnavailable, err)
 			}
 		}
-		if err := readReply(conn, &made); ctx.Err() == nil {
-			return err
+		err = readReply(conn, &made)
+		if ctx.Err() != nil && err != nil {
+			return ctx.Err()
 		}
-		return ctx.Err()
+		return err
 	})
 }
 
@@ -229,7 +230,7 @@ func (c *Client) stream(ctx context.Context, op, id string, body any, s runtime.
 		return err
 	}
 	defer conn.Close()
-	stop := context.AfterFunc(ctx, func() { conn.Close() })
+	stop := context.AfterFunc(ctx, func() { giveUp(conn, op) })
 	defer stop()
 	var writing sync.Mutex
 	if s.Stdin != nil {
@@ -245,6 +246,20 @@ func (c *Client) stream(ctx context.Context, op, id string, body any, s runtime.
 		return ctx.Err()
 	}
 	return err
+}
+
+// settleTime bounds how long a call that makes something outlasts its context.
+const settleTime = 2 * time.Second
+
+// giveUp ends a call whose context has ended. One that makes something is answered first:
+// a Delete that overtook it would find nothing, and the thing would be made after that.
+func giveUp(conn net.Conn, op string) {
+	switch op {
+	case "create", "spawn", "hold":
+		conn.SetDeadline(time.Now().Add(settleTime))
+	default:
+		conn.Close()
+	}
 }
 
 func (c *Client) open(ctx context.Context, op, id string, body any) (net.Conn, error) {

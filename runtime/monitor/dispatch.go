@@ -13,12 +13,6 @@ import (
 
 // dispatch does what a request asks for.
 func (s *Server) dispatch(ctx context.Context, conn net.Conn, req request) (any, error) {
-	if !interruptible(req.Op) {
-		if err := s.begin(); err != nil {
-			return nil, err
-		}
-		defer s.end()
-	}
 	switch req.Op {
 	case "reexec":
 		select {

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -47,4 +48,33 @@ func TestDeleteWaitsForCreation(t *testing.T) {
 			t.Errorf("create again: %v", err)
 		}
 	})
+}
+
+// A caller that gives up while its process is being started deletes it at once: the
+// start must not come after that.
+func TestDeleteAfterAbandonedSpawn(t *testing.T) {
+	n := newNode(t, oci.Runtime{})
+	for i := range 60 {
+		r := SpawnRequest{ID: fmt.Sprintf("abandoned%d-%d", os.Getpid(), i), Args: []string{programs.payload, "sleep", "100"}}
+		gone, die := context.WithCancel(t.Context())
+		conn := make(chan struct{})
+		client := NewClient(func(ctx context.Context) (net.Conn, error) {
+			defer close(conn)
+			return n.client.dial(ctx)
+		})
+		go func() {
+			<-conn
+			time.Sleep(time.Duration(i) * 20 * time.Microsecond)
+			die()
+		}()
+		_, _ = client.Spawn(gone, r, nil)
+		die()
+		if err := n.client.Delete(t.Context(), r.ID); err != nil {
+			t.Fatal(err)
+		}
+	}
+	time.Sleep(200 * time.Millisecond) // for what comes too late
+	if left, err := n.client.List(t.Context()); err != nil || len(left) != 0 {
+		t.Errorf("left behind: %+v, %v", left, err)
+	}
 }

@@ -1,6 +1,8 @@
 package monitor
 
 import (
+	"errors"
+	"io"
 	"os"
 	"strings"
 	"testing"
@@ -64,4 +66,23 @@ func TestReexecLosesNothing(t *testing.T) {
 			t.Errorf("%d descriptors are open after all", got)
 		}
 	})
+}
+
+// Whoever asks for a re-exec is answered before it happens.
+func TestReexecAnswers(t *testing.T) {
+	n := newNode(t, oci.Runtime{})
+	for i := range 30 {
+		idle, err := n.client.dial(t.Context())
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := n.client.Reexec(t.Context()); err != nil {
+			t.Fatalf("re-exec %d: %v", i, err)
+		}
+		idle.SetDeadline(time.Now().Add(headerTime / 2))
+		if _, err := idle.Read(make([]byte, 1)); !errors.Is(err, io.EOF) {
+			t.Fatalf("re-exec %d: a connection of the old program: %v", i, err)
+		}
+		idle.Close()
+	}
 }

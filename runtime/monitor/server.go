@@ -191,6 +191,13 @@ func (s *Server) ServeConn(ctx context.Context, conn net.Conn) {
 			req.Oldest, req.Version, Oldest, Version, errdefs.ErrNotImplemented))
 		return
 	}
+	if !interruptible(req.Op) {
+		if err := s.begin(); err != nil {
+			respond(conn, nil, err)
+			return
+		}
+		defer s.end() // once it is answered, or a re-exec would cut the answer off
+	}
 	body, err := s.dispatch(ctx, conn, req)
 	respond(conn, body, err)
 }

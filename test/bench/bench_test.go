@@ -68,6 +68,7 @@ func TestRestartScript(t *testing.T) {
 	running := d.Pid()
 	t.Cleanup(func() { unix.Kill(running, unix.SIGKILL) })
 	for restarts := range 2 {
+		waitForStarts(t, paths.Log, restarts+1) // or it may be killed before it says so
 		if out, err := exec.Command(script).CombinedOutput(); err != nil {
 			t.Fatalf("%v: %s", err, out)
 		}
@@ -82,13 +83,18 @@ func TestRestartScript(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
+	waitForStarts(t, paths.Log, 3)
+}
+
+func waitForStarts(t *testing.T, file string, n int) {
+	t.Helper()
 	for deadline := time.Now().Add(10 * time.Second); ; time.Sleep(10 * time.Millisecond) {
-		log, err := os.ReadFile(paths.Log)
-		if err == nil && strings.Count(string(log), "it's a daemon started\n") == 3 {
+		log, err := os.ReadFile(file)
+		if err == nil && strings.Count(string(log), "it's a daemon started\n") == n {
 			return
 		}
 		if time.Now().After(deadline) {
-			t.Fatalf("the daemons said %q (%v)", log, err)
+			t.Fatalf("the daemons said %q (%v), want %d starts", log, err, n)
 		}
 	}
 }
