@@ -13,6 +13,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/cricket-cri/cricket/cmd/cribench/report"
+	"github.com/cricket-cri/cricket/cri/trace/otlptest"
 	"github.com/cricket-cri/cricket/test/harness"
 )
 
@@ -20,7 +21,7 @@ import (
 func TestExpectations(t *testing.T) {
 	for name, endpoints := range map[string][]string{
 		"gate.txt":    {kernelPods, peer},
-		"targets.txt": {kernelPods, vmPods, peer, peerCrun},
+		"targets.txt": {kernelPods, vmPods, peer, peerCrun, peerCrio},
 	} {
 		f, err := os.Open(name)
 		if err != nil {
@@ -96,5 +97,36 @@ func waitForStarts(t *testing.T, file string, n int) {
 		if time.Now().After(deadline) {
 			t.Fatalf("the daemons said %q (%v), want %d starts", log, err, n)
 		}
+	}
+}
+
+// Steps stand below what they are part of, as they begin, with what is rare left out.
+func TestWriteStages(t *testing.T) {
+	const ms = 1_000_000
+	var spans []otlptest.Span
+	for i := range uint64(4) {
+		trace, at := strconv.FormatUint(i, 10), i*1000*ms
+		spans = append(spans,
+			otlptest.Span{Trace: trace, ID: "a", Name: "Run", Start: at, End: at + (10+i)*ms},
+			otlptest.Span{Trace: trace, ID: "c", Parent: "a", Name: "second", Start: at + 4*ms, End: at + 9*ms},
+			otlptest.Span{Trace: trace, ID: "b", Parent: "a", Name: "first", Start: at + 1*ms, End: at + 3*ms},
+			otlptest.Span{Trace: trace, ID: "d", Parent: "c", Name: "part", Start: at + 5*ms, End: at + 6*ms},
+			otlptest.Span{Trace: trace, ID: "e", Parent: "c", Name: "short", Start: at + 5*ms, End: at + 5*ms + 1000})
+	}
+	spans = append(spans, otlptest.Span{Trace: "x", ID: "a", Name: "Version", Start: 1, End: ms})
+	var out strings.Builder
+	if err := writeStages(&out, spans); err != nil {
+		t.Fatal(err)
+	}
+	want := `| Run | 4 | 0.0 | 12.0 | 13.0 |
+| &nbsp;&nbsp;first | 4 | 1.0 | 2.0 | 2.0 |
+| &nbsp;&nbsp;second | 4 | 4.0 | 5.0 | 5.0 |
+| &nbsp;&nbsp;&nbsp;&nbsp;part | 4 | 5.0 | 1.0 | 1.0 |
+`
+	if _, rows, _ := strings.Cut(out.String(), "---|\n"); rows != want {
+		t.Errorf("got\n%s, want\n%s", rows, want)
+	}
+	if err := writeStages(&out, nil); err == nil {
+		t.Error("no spans are no error")
 	}
 }

@@ -17,10 +17,9 @@ const documentTop = `# Benchmarks
 Made by %[1]s from one run of [cribench](../cmd/cribench) on %[2]s, and not edited by hand.
 %[3]s--help%[3]s of the program says what each section measures. All endpoints have the same image and
 the same bridge network (ipMasq, host-local, portmap), run in one private node with their default
-settings (%[3]stest/harness/runtimes.go%[3]s has containerd's), and take turns, round by round, where the
+settings (%[3]stest/harness%[3]s has the peers'), and take turns, round by round, where the
 program's package comment does not say why not. Sequential pods are measured in blocks, because
 Cricket keeps virtual machines ready, which it would otherwise make while the others are measured.
-CRI-O is not among the peers yet.
 
 | what | version |
 |---|---|
@@ -74,8 +73,11 @@ func (o options) versions(ctx context.Context) string {
 	if o.measures(peer, peerCrun) {
 		rows = append(rows, [2]string{"containerd", tools.Containerd()[0].Module}, [2]string{"runc", tools.Runc().Module})
 	}
-	if o.measures(peerCrun) {
-		rows = append(rows, [2]string{"crun, containerd's", tools.CrunVersion})
+	if o.measures(peerCrio) {
+		rows = append(rows, [2]string{"CRI-O", tools.CrioVersion}, [2]string{"conmon", output(ctx, "conmon", "--version")})
+	}
+	if o.measures(peerCrun, peerCrio) {
+		rows = append(rows, [2]string{"crun, the peers'", tools.CrunVersion})
 	}
 	if o.measures(vmPods) {
 		rows = append(rows, [2]string{"QEMU", output(ctx, "qemu-system-x86_64", "--version")})

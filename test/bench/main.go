@@ -5,15 +5,17 @@
 //	go run ./test/bench -- --measure start,exec --rounds 30
 //	go run ./test/bench --config FILE --only cricket,vm -- --rounds 30
 //	go run ./test/bench --gate
+//	go run ./test/bench --trace -- --rounds 30
 //	go run ./test/bench --document docs/benchmarks.md
 //
 // The endpoints are called cricket, vm (the same daemon, each pod a virtual machine),
-// containerd (with runc) and containerd-crun (the same containerd with crun). cribench's
+// containerd (with runc), containerd-crun (the same containerd with crun) and crio (with crun). cribench's
 // --endpoint, --handler, --processes and --restart are given here.
 //
 // With --gate it measures a little of Cricket and containerd, and fails if what gate.txt
 // expects is not so. With --document it measures everything of all, holds it against
-// targets.txt, and writes the page with its plots.
+// targets.txt, and writes the page with its plots. With --trace it starts pods of Cricket's
+// alone, or machines with --only vm, with traces on, and prints where their time goes.
 package main
 
 import (
@@ -35,6 +37,7 @@ const (
 	containerdEnv = "CRICKET_TEST_CONTAINERD"
 	runcEnv       = "CRICKET_TEST_RUNC"
 	crunEnv       = "CRICKET_TEST_CRUN"
+	crioEnv       = "CRICKET_TEST_CRIO"
 	imagesEnv     = "CRICKET_TEST_IMAGES"
 	bulkEnv       = "CRICKET_TEST_BULK"
 )
@@ -45,13 +48,14 @@ const (
 	vmPods     = "vm"
 	peer       = "containerd"
 	peerCrun   = "containerd-crun"
+	peerCrio   = "crio"
 )
 
 type options struct {
 	bin, cache, config string
 	only               []string
 	whole              bool // only is everything
-	gate               bool
+	gate, trace        bool
 	document           string
 	expectations       string   // directory of gate.txt and targets.txt
 	arguments          []string // for cribench
@@ -64,23 +68,31 @@ func run() (int, error) {
 	if err != nil {
 		return 1, err
 	}
-	return harness.InNode(o.prepare, func(ctx context.Context) (int, error) { return 0, o.inside(ctx) })
+	inside := o.inside
+	if o.trace {
+		inside = o.stages
+	}
+	return harness.InNode(o.prepare, func(ctx context.Context) (int, error) { return 0, inside(ctx) })
 }
 
 func parse() (options, error) {
 	var o options
-	all := []string{kernelPods, vmPods, peer, peerCrun}
+	all := []string{kernelPods, vmPods, peer, peerCrun, peerCrio}
 	var only string
 	flag.StringVar(&o.bin, "bin", "bin", "directory with cricketd, cricket-monitor, cribench and the guest image")
 	flag.StringVar(&o.cache, "cache", ".cache", "directory that keeps what was built")
 	flag.StringVar(&o.config, "config", "", "cricketd's configuration file; empty: its defaults")
 	flag.StringVar(&only, "only", strings.Join(all, ","), "endpoints to measure; the first is compared with the others")
 	flag.BoolVar(&o.gate, "gate", false, "measure a little of Cricket and containerd and expect gate.txt")
+	flag.BoolVar(&o.trace, "trace", false, "measure the start of Cricket's pods and say which steps take how long")
 	flag.StringVar(&o.document, "document", "", "page to write, its plots in a directory of its name")
 	flag.StringVar(&o.expectations, "expectations", "test/bench", "directory of gate.txt and targets.txt")
 	flag.Parse()
-	if o.gate {
+	switch {
+	case o.gate:
 		only = kernelPods + "," + peer
+	case o.trace && only == strings.Join(all, ","):
+		only = kernelPods
 	}
 	o.only, o.arguments = strings.Split(only, ","), flag.Args()
 	o.whole = slices.Equal(o.only, all)
@@ -116,7 +128,7 @@ func (o options) prepare(ctx context.Context) (map[string]string, error) {
 		return nil, err
 	}
 	env := map[string]string{imagesEnv: set.Dir()}
-	if !o.gate {
+	if !o.gate && !o.trace {
 		bulk, err := images.BuildBulk(ctx, build)
 		if err != nil {
 			return nil, err
@@ -129,8 +141,13 @@ func (o options) prepare(ctx context.Context) (map[string]string, error) {
 			return nil, err
 		}
 	}
-	if o.measures(peerCrun) {
+	if o.measures(peerCrun, peerCrio) {
 		if env[crunEnv], err = b.Crun(ctx); err != nil {
+			return nil, err
+		}
+	}
+	if o.measures(peerCrio) {
+		if env[crioEnv], err = b.Crio(ctx); err != nil {
 			return nil, err
 		}
 	}

@@ -4,9 +4,11 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -35,6 +37,25 @@ func (o options) fullArguments() []string {
 	return args
 }
 
+// served is a daemon with the endpoints by which it is measured.
+type served struct {
+	handlers  map[string]string // by endpoint
+	processes string            // what is its own, by name
+	more      map[string]string // of an endpoint's alone
+	start     func(ctx context.Context, registry string) (*harness.Daemon, error)
+}
+
+func (o options) daemons() []served {
+	return []served{
+		{
+			handlers: map[string]string{kernelPods: "", vmPods: "vm"}, start: o.cricket,
+			processes: "cricketd,cricket-monitor", more: map[string]string{vmPods: "qemu-system-x86_64"},
+		},
+		{handlers: map[string]string{peer: "runc", peerCrun: "crun"}, start: o.containerd, processes: "containerd,containerd-shim-runc-v2"},
+		{handlers: map[string]string{peerCrio: "crun"}, start: o.crio, processes: "crio,conmon"},
+	}
+}
+
 // inside starts the daemons and runs cribench beside them.
 func (o options) inside(ctx context.Context) (err error) {
 	registry, closeRegistry, err := serveImages()
@@ -43,33 +64,16 @@ func (o options) inside(ctx context.Context) (err error) {
 	}
 	defer closeRegistry()
 	var args []string
-	if o.measures(kernelPods, vmPods) {
-		d, err := o.cricket(ctx, registry)
+	for _, s := range o.daemons() {
+		if !o.measures(slices.Collect(maps.Keys(s.handlers))...) {
+			continue
+		}
+		d, err := s.start(ctx, registry)
 		if err != nil {
 			return err
 		}
 		defer func() { _ = d.Kill() }()
-		if args, err = o.endpoints(d, args, map[string]string{kernelPods: "", vmPods: "vm"},
-			"cricketd,cricket-monitor", map[string]string{vmPods: "qemu-system-x86_64"}); err != nil {
-			return err
-		}
-		if o.measures(vmPods) {
-			if err := stocked(ctx, d); err != nil {
-				return err
-			}
-		}
-	}
-	if o.measures(peer, peerCrun) {
-		runtimes := map[string]string{"runc": os.Getenv(runcEnv)}
-		if o.measures(peerCrun) {
-			runtimes["crun"] = os.Getenv(crunEnv)
-		}
-		d, err := start(ctx, peer, registry, harness.ContainerdWith(os.Getenv(containerdEnv), runtimes))
-		if err != nil {
-			return err
-		}
-		defer func() { _ = d.Kill() }()
-		if args, err = o.endpoints(d, args, map[string]string{peer: "runc", peerCrun: "crun"}, "containerd,containerd-shim-runc-v2", nil); err != nil {
+		if args, err = o.endpoints(d, args, s); err != nil {
 			return err
 		}
 	}
@@ -111,20 +115,20 @@ func serveImages() (registry string, end func(), err error) {
 }
 
 // endpoints adds cribench's arguments for the endpoints of a daemon, in the order in which
-// they are to be measured. handlers and more are by endpoint.
-func (o options) endpoints(d *harness.Daemon, args []string, handlers map[string]string, processes string, more map[string]string) ([]string, error) {
+// they are to be measured.
+func (o options) endpoints(d *harness.Daemon, args []string, of served) ([]string, error) {
 	restart, err := restartScript(d)
 	if err != nil {
 		return nil, err
 	}
 	for _, name := range o.only {
-		handler, ok := handlers[name]
+		handler, ok := of.handlers[name]
 		if !ok {
 			continue
 		}
-		list := processes
-		if more[name] != "" {
-			list += "," + more[name]
+		list := of.processes
+		if of.more[name] != "" {
+			list += "," + of.more[name]
 		}
 		args = append(args, "--endpoint", name+"=unix://"+d.Paths.Socket, "--processes", name+"="+list,
 			"--restart", name+"="+restart, "--handler", name+"="+handler)
@@ -178,7 +182,30 @@ func (o options) cricket(ctx context.Context, registry string) (*harness.Daemon,
 			return nil, err
 		}
 	}
-	return start(ctx, kernelPods, registry, harness.Cricketd(filepath.Join(bin, "cricketd"), more...))
+	d, err := start(ctx, kernelPods, registry, harness.Cricketd(filepath.Join(bin, "cricketd"), more...))
+	if err != nil || !o.measures(vmPods) {
+		return d, err
+	}
+	if err := stocked(ctx, d); err != nil {
+		return nil, errors.Join(err, d.Kill())
+	}
+	return d, nil
+}
+
+func (o options) containerd(ctx context.Context, registry string) (*harness.Daemon, error) {
+	runtimes := map[string]string{"runc": os.Getenv(runcEnv)}
+	if o.measures(peerCrun) {
+		runtimes["crun"] = os.Getenv(crunEnv)
+	}
+	return start(ctx, peer, registry, harness.ContainerdWith(os.Getenv(containerdEnv), runtimes))
+}
+
+func (o options) crio(ctx context.Context, registry string) (*harness.Daemon, error) {
+	conmon, err := exec.LookPath("conmon")
+	if err != nil {
+		return nil, err
+	}
+	return start(ctx, peerCrio, registry, harness.Crio(os.Getenv(crioEnv), conmon, os.Getenv(crunEnv)))
 }
 
 // withoutGuest is a directory with Cricket's programs and no guest image beside them: no machine

@@ -17,6 +17,8 @@ type Paths struct {
 	CNIConf string
 	Leases  string // of the host-local plugin
 	Log     string // of the daemon
+	// Registry (HOST:PORT) is the mirror of every registry.
+	Registry string
 }
 
 // CNIBin are the directories in which the machine has its CNI plugins.
@@ -35,6 +37,8 @@ func MakePaths(dir, registry string) (Paths, error) {
 		CNIConf: filepath.Join(dir, "net.d"),
 		Leases:  filepath.Join(dir, "leases"),
 		Log:     filepath.Join(dir, "daemon.log"),
+
+		Registry: registry,
 	}
 	for _, d := range []string{p.Root, p.State, filepath.Join(p.Hosts, "_default"), p.CNIConf, p.Leases} {
 		if err := os.MkdirAll(d, 0o755); err != nil {
