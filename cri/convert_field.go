@@ -21,8 +21,8 @@ type hostFacts struct {
 	// swap limits are left out, without the hugetlb controller those of huge pages.
 	CgroupV2, Swap, Hugetlb bool
 
-	// UserNamespaces and RecursiveReadOnly are features of the runtime handler.
-	UserNamespaces, RecursiveReadOnly bool
+	// UserNamespaces, RecursiveReadOnly and OwnKernel are features of the runtime handler.
+	UserNamespaces, RecursiveReadOnly, OwnKernel bool
 
 	// Seccomp is true if the kernel filters system calls. ReadProfile reads a Localhost
 	// profile (os.ReadFile).
@@ -42,7 +42,7 @@ type hostFacts struct {
 	SELinux       bool
 	SELinuxLabels func(options []string) (process, mount string, err error)
 
-	// Capabilities (CAP_X) are the daemon's own: what ALL means.
+	// Capabilities (CAP_X) are those that containers can have: what ALL means.
 	Capabilities []string
 }
 

@@ -143,7 +143,8 @@ func lineAt(text []byte, offset int64) int {
 }
 
 // apparmorProfile is the name of a loaded profile, or "" for none. A container that says
-// nothing gets the default where the kernel has AppArmor, unless it is privileged.
+// nothing gets the default where the kernel has AppArmor, unless it is privileged. The
+// default of a machine is the machine.
 func apparmorProfile(sc *v1.LinuxContainerSecurityContext, h hostFacts) (string, error) {
 	field := securityField + ".apparmor"
 	p := sc.GetApparmor()
@@ -163,8 +164,10 @@ func apparmorProfile(sc *v1.LinuxContainerSecurityContext, h hostFacts) (string,
 		return "", nil
 	case !h.AppArmor && p == nil:
 		return "", nil
+	case h.OwnKernel && p.GetProfileType() == v1.SecurityProfile_RuntimeDefault:
+		return "", nil
 	case !h.AppArmor:
-		return "", badField(field, "AppArmor is not enabled on this host")
+		return "", badField(field, "AppArmor is not enabled in the kernel that it runs on")
 	case p.GetProfileType() == v1.SecurityProfile_RuntimeDefault:
 		if sc.GetPrivileged() {
 			return "", nil

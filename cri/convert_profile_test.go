@@ -119,8 +119,12 @@ func TestAppArmor(t *testing.T) {
 		profile        *v1.SecurityProfile
 		text           string
 		off, priv, bad bool
+		own            bool // the container is in a machine
 		want           string
 	}{
+		"machine, nothing":     {own: true, off: true},
+		"machine, default":     {own: true, off: true, profile: &v1.SecurityProfile{}},
+		"machine, localhost":   {own: true, off: true, profile: localhost("mine"), bad: true},
 		"nothing":              {want: "cricket-default"},
 		"nothing, privileged":  {priv: true},
 		"nothing, off":         {off: true},
@@ -141,7 +145,7 @@ func TestAppArmor(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			r := testRequest()
-			r.Host.AppArmor, r.Host.AppArmorDefault = !tc.off, "cricket-default"
+			r.Host.AppArmor, r.Host.AppArmorDefault, r.Host.OwnKernel = !tc.off, "cricket-default", tc.own
 			r.Host.AppArmorLoaded = func(p string) (bool, error) { return p == "mine", nil }
 			sc := security(&r)
 			//nolint:staticcheck // deprecated, and still sent by old clients

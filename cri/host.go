@@ -59,7 +59,7 @@ func (s *Server) hostFor(handler string) hostFacts {
 func (s *Server) hostOf(d sandbox.Driver) hostFacts {
 	h, f := s.host, d.Features()
 	h.UserNamespaces, h.RecursiveReadOnly = f.UserNamespaces, f.RecursiveReadOnlyMounts
-	if f.OwnKernel {
+	if h.OwnKernel = f.OwnKernel; h.OwnKernel {
 		h.CgroupV2, h.Swap, h.Hugetlb, h.Seccomp = true, false, false, true
 		h.AppArmor, h.AppArmorDefault, h.SELinux = false, "", false
 		h.Capabilities = spec.AllCapabilities()

@@ -206,7 +206,7 @@ func NewDriver(o Options) (*Driver, error) {
 
 // Features are the guest kernel's.
 func (d *Driver) Features() sandbox.Features {
-	return sandbox.Features{RecursiveReadOnlyMounts: true, UserNamespaces: true, CgroupV2: true}
+	return sandbox.Features{RecursiveReadOnlyMounts: true, UserNamespaces: true, OwnKernel: true, CgroupV2: true}
 }
 
 // podDir describes the pod with that id.

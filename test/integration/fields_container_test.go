@@ -122,6 +122,17 @@ func containerCapabilities(t *testing.T, n *Node) {
 	if e := set("CapEff"); e != netBind { // a user other than root has nothing else
 		t.Errorf("effective are %x", e)
 	}
+	// All are those of the kernel that the container runs on; the host may not have all to give.
+	c = n.ContainerConfig("sleep", "3600")
+	c.Linux.SecurityContext = &cri.LinuxContainerSecurityContext{Capabilities: &cri.Capability{AddCapabilities: []string{"ALL"}}}
+	id = n.Started(pod, p, c)
+	last, err := strconv.Atoi(strings.TrimSpace(n.Exec(id, "cat", "/proc/sys/kernel/cap_last_cap")))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if b, all := set("CapBnd"), uint64(1)<<(last+1)-1; InVMs() && b != all {
+		t.Errorf("of %x it may have %x", all, b)
+	}
 }
 
 func containerPaths(t *testing.T, n *Node) {
