@@ -54,7 +54,7 @@ func (b *bench) newPod() *pod {
 		},
 		container: &cri.ContainerConfig{
 			Metadata: &cri.ContainerMetadata{Name: "main"},
-			Image:    &cri.ImageSpec{Image: b.o.image},
+			Image:    &cri.ImageSpec{Image: b.o.image, UserSpecifiedImage: b.o.image},
 			Command:  []string{"sh", "-c", leavesOnTerm},
 			Labels:   map[string]string{runLabel: b.id},
 			LogPath:  "main/0.log",

@@ -34,8 +34,8 @@ func Crio(bin, conmon, crun string) Starter {
 				return nil, err
 			}
 		}
-		return exec.Command("env", "CONTAINERS_REGISTRIES_CONF="+mirrors,
-			filepath.Join(bin, "crio"), "--config", config, "--config-dir", ""), nil
+		return exec.Command(filepath.Join(bin, "crio"), "--config", config, "--config-dir", "",
+			"--registries-conf", mirrors, "--registries-conf-dir", filepath.Join(p.Dir, "no-more-registries")), nil
 	}
 }
 
