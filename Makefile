@@ -12,7 +12,7 @@ SOCKET := /run/cricket/cricket.sock
 UNIT := ./cri/... ./sandbox/... ./runtime/... ./cmd/... ./hack/... ./test/layout/... ./test/coverage/... ./test/critest/... ./test/specs/... ./test/upstream/... ./test/harness/... ./test/images/... ./test/bench/...
 
 .DEFAULT_GOAL := help
-.PHONY: help setup build run test cri-coverage test-unit test-integration test-integration-vm test-integration-vm-quick test-conformance test-vm test-diff test-diff-vm test-critest test-critest-vm test-kubelet test-long test-vm-workloads test-node test-e2e test-e2e-long conformance cluster cluster-down shell race lint bench test-bench guest guest-kernel clean $(wildcard cmd/*)
+.PHONY: help setup build run test cri-coverage test-unit test-integration test-integration-vm test-integration-vm-quick test-conformance test-vm test-diff test-diff-vm test-trees test-critest test-critest-vm test-kubelet test-long test-vm-workloads test-node test-e2e test-e2e-long conformance cluster cluster-down shell race lint bench test-bench guest guest-kernel clean $(wildcard cmd/*)
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "  make %-18s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -39,7 +39,7 @@ run: setup build ## set the machine up and run cricketd in the foreground
 test: ## everything that a change must pass: vet, lint, unit, race, conformance, integration and critest for both hulls, the benchmark as a gate
 	@hack/setup test
 	@# One failure does not keep the others from being seen.
-	$(MAKE) --keep-going build race test-conformance test-vm test-integration test-integration-vm-quick test-critest test-critest-vm lint
+	$(MAKE) --keep-going build race test-conformance test-vm test-integration test-integration-vm-quick test-trees test-critest test-critest-vm lint
 
 guest: ## what virtual machines boot, into ./bin/guest: Debian's kernel and cricket-guest
 	@go run ./hack/guest image
@@ -82,6 +82,9 @@ test-diff: ## pods of many configurations see what they see under containerd, bu
 test-diff-vm: guest
 	CGO_ENABLED=0 go test -vet=off -count=1 -timeout 90m -parallel 128 -run '^TestVM$$' ./test/diff
 
+test-trees: guest ## root file systems in both hulls are what containerd's snapshotter presents, but for test/diff/trees.txt
+	CGO_ENABLED=0 go test -vet=off -count=1 -timeout 60m -run '^TestTrees' ./test/diff
+
 test-vm: guest ## virtual machines, emulated: guest, executor, QEMU, templates, volumes
 	CGO_ENABLED=0 go test -vet=off -count=1 -p 1 -timeout 30m ./vmsandbox/...
 
@@ -106,6 +109,8 @@ test-long: build ## what takes longer: 500 containers, integration under the rac
 	@go run ./test/critest --cricketd bin/cricketd --repeat 3
 	@go run ./test/critest --runtime containerd --repeat 2
 	$(MAKE) test-diff
+	@hack/setup work
+	CRICKET_TEST_LONG=1 $(MAKE) test-trees
 	CRICKET_TEST_LONG=1 $(MAKE) test-integration-vm
 	$(MAKE) test-vm-workloads
 	$(MAKE) test-kubelet

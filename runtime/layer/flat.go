@@ -293,6 +293,11 @@ func (s *Store) removeMerged(id digest.Digest) error {
 		if err == nil && !slices.ContainsFunc(uses, func(u use) bool { return u.id == id }) {
 			continue
 		}
+		if s.state != "" {
+			if err := unmountAll(s.flatTarget(file)); err != nil {
+				return err
+			}
+		}
 		if err := os.Remove(file); err != nil && !errors.Is(err, fs.ErrNotExist) {
 			return fmt.Errorf("remove metadata: %w", err)
 		}

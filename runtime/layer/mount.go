@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io/fs"
 	"os"
+	"path/filepath"
 	"slices"
 	"strings"
 
@@ -25,11 +26,36 @@ const mountFlags = unix.MS_RDONLY | unix.MS_NODEV | unix.MS_NOSUID
 //   - a layer which occurs more than once is listed at its highest place only. That
 //     shows the same tree, and overlayfs refuses to stack a directory twice;
 //   - layers below one whose root is opaque are left out, since overlayfs does not look
-//     for that mark on roots.
+//     for that mark on roots;
+//   - there is one directory, with all layers merged, where overlayfs would show another
+//     tree than the layers make (misleads).
 //
 // The layers stay mounted until Remove, over restarts of the process, too. A layer that
 // is not there is errdefs.ErrNotFound.
 func (s *Store) Mount(ctx context.Context, chain []digest.Digest) (dirs []string, err error) {
+	stack, err := s.stack(ctx, chain)
+	if err != nil {
+		return nil, err
+	}
+	merged, err := s.misleads(stack)
+	if err != nil {
+		return nil, err
+	}
+	if merged {
+		dir, err := s.mountFlat(ctx, stack)
+		if !errors.Is(err, errdefs.ErrNotImplemented) {
+			return []string{dir}, err
+		}
+		s.log.Warn("layers are stacked, which changes directories' attributes", "error", err)
+	}
+	for _, p := range stack {
+		dirs = append(dirs, p.dir)
+	}
+	return dirs, nil
+}
+
+// stack mounts every layer for itself.
+func (s *Store) stack(ctx context.Context, chain []digest.Digest) (stack []placed, err error) {
 	for i, id := range chain {
 		dir, err := s.mountOne(ctx, id)
 		if err != nil {
@@ -39,11 +65,11 @@ func (s *Store) Mount(ctx context.Context, chain []digest.Digest) (dirs []string
 			continue
 		}
 		if isOpaque(dir) {
-			dirs = nil
+			stack = nil
 		}
-		dirs = append(dirs, dir)
+		stack = append(stack, placed{id, dir})
 	}
-	return dirs, nil
+	return stack, nil
 }
 
 func isOpaque(dir string) bool {
@@ -115,7 +141,10 @@ func mounted(dir string) (bool, error) {
 
 // unmount takes the layer's mount away, and its mount point.
 func (s *Store) unmount(n string) error {
-	dir := s.target(n)
+	return unmountAll(s.target(n))
+}
+
+func unmountAll(dir string) error {
 	for {
 		is, err := mounted(dir)
 		if err != nil {
@@ -142,6 +171,10 @@ func (s *Store) cleanMounts() error {
 	}
 	for _, e := range entries {
 		id, ok := mountID(e.Name())
+		if flat, is := strings.CutPrefix(e.Name(), flatPrefix); is {
+			_, err := os.Lstat(filepath.Join(s.root, mergedDir, flat+blobSuffix))
+			ok = errors.Is(err, fs.ErrNotExist)
+		}
 		if !ok || s.Has(id) {
 			continue
 		}

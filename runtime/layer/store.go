@@ -17,6 +17,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"sync"
 
 	"github.com/containerd/errdefs"
 	"github.com/opencontainers/go-digest"
@@ -58,6 +59,8 @@ type Store struct {
 	fsVerity    bool
 	limits      erofs.Limits
 	locks       locks // one per layer
+	// misleading has the answers of misleads, which never change, by the chain's name.
+	misleading sync.Map
 }
 
 // Step is the unit of the files' length, in bytes: what a virtual machine can map as

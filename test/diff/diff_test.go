@@ -1,6 +1,7 @@
 package diff
 
 import (
+	"context"
 	"fmt"
 	"maps"
 	"os"
@@ -49,7 +50,8 @@ func compare(t *testing.T, hull string) {
 				t.Parallel()
 				slots <- struct{}{}
 				defer func() { <-slots }()
-				peer, own := world.peer(c), ours.observe(t.Context(), c)
+				look := func(ctx context.Context, e *endpoint) observation { return e.observe(ctx, c) }
+				peer, own := world.peer(c.name, look), look(t.Context(), ours)
 				for _, o := range []observation{peer, own} {
 					if o.broken != "" {
 						t.Error(o.broken)

@@ -30,6 +30,7 @@ type endpoint struct {
 	name    string
 	handler string // of pods
 	runtime cri.RuntimeServiceClient
+	store   cri.ImageServiceClient
 	daemon  *harness.Daemon
 	conn    *grpc.ClientConn
 }
@@ -39,7 +40,10 @@ type endpoint struct {
 type endpoints struct {
 	ctx      context.Context
 	server   *http.Server
-	registry string
+	registry string // its address
+	images   *images.Registry
+	set      *images.Set
+	machines int // that wait for pods, where pods are virtual machines
 
 	mu       sync.Mutex
 	started  map[string]*endpoint
@@ -60,7 +64,8 @@ func newEndpoints(ctx context.Context) (*endpoints, error) {
 		return nil, err
 	}
 	return &endpoints{
-		ctx: ctx, server: server, registry: address, started: map[string]*endpoint{}, observed: map[string]func() observation{},
+		ctx: ctx, server: server, registry: address, images: registry, set: set, machines: together,
+		started: map[string]*endpoint{}, observed: map[string]func() observation{},
 	}, nil
 }
 
@@ -82,7 +87,7 @@ func (w *endpoints) get(name string) (*endpoint, error) {
 		// Without a guest's image no machine is made, which would only take time from others.
 		pool, guest := 0, filepath.Join(paths.Dir, "no-guest")
 		if name == vmName {
-			pool, guest, e.handler = together, os.Getenv(guestEnv), "vm"
+			pool, guest, e.handler = w.machines, os.Getenv(guestEnv), "vm"
 		}
 		text := fmt.Sprintf("[vm]\nimage = %q\npool = %d\n", guest, pool)
 		if err := os.WriteFile(config, []byte(text), 0o644); err != nil {
@@ -107,9 +112,9 @@ func (e *endpoint) start(ctx context.Context) (err error) {
 		return err
 	}
 	e.runtime = cri.NewRuntimeServiceClient(e.conn)
-	store := cri.NewImageServiceClient(e.conn)
+	e.store = cri.NewImageServiceClient(e.conn)
 	for _, name := range imageNames() {
-		if _, err := store.PullImage(ctx, &cri.PullImageRequest{Image: &cri.ImageSpec{Image: name}}); err != nil {
+		if _, err := e.store.PullImage(ctx, &cri.PullImageRequest{Image: &cri.ImageSpec{Image: name}}); err != nil {
 			return fmt.Errorf("pull %s: %w", name, err)
 		}
 	}
@@ -129,19 +134,19 @@ func (w *endpoints) end() error {
 	return err
 }
 
-// peer is what the peer shows of a case, which it runs once.
-func (w *endpoints) peer(c testCase) observation {
+// peer is what the peer shows of a case to look, which is called once.
+func (w *endpoints) peer(name string, look func(context.Context, *endpoint) observation) observation {
 	w.mu.Lock()
-	f := w.observed[c.name]
+	f := w.observed[name]
 	if f == nil {
 		f = sync.OnceValue(func() observation {
 			e, err := w.get(peerName)
 			if err != nil {
 				return observation{broken: err.Error()}
 			}
-			return e.observe(w.ctx, c)
+			return look(w.ctx, e)
 		})
-		w.observed[c.name] = f
+		w.observed[name] = f
 	}
 	w.mu.Unlock()
 	return f()

@@ -21,6 +21,7 @@ const (
 	runcEnv       = "CRICKET_TEST_RUNC"
 	imagesEnv     = "CRICKET_TEST_IMAGES"
 	guestEnv      = "CRICKET_TEST_GUEST"
+	corpusEnv     = "CRICKET_TEST_CORPUS" // only where all trees are compared
 )
 
 // world is what all tests share: TestMain makes it.
@@ -53,6 +54,13 @@ func prepare(ctx context.Context) (map[string]string, error) {
 	env := map[string]string{binEnv: bin, imagesEnv: set.Dir(), guestEnv: filepath.Join(module, "bin", "guest")}
 	if env[containerdEnv], env[runcEnv], err = (tools.Builder{Cache: cache, Say: say}).Peer(ctx); err != nil {
 		return nil, err
+	}
+	if os.Getenv(longEnv) != "" {
+		corpus, err := images.BuildCorpus(ctx, images.Options{Cache: cache, Say: say})
+		if err != nil {
+			return nil, err
+		}
+		env[corpusEnv] = corpus.Dir()
 	}
 	if err := os.MkdirAll(bin, 0o755); err != nil {
 		return nil, err

@@ -61,6 +61,19 @@ func addDevices(block []byte, from uint32, devices []uint32) {
 	le.PutUint32(sb[4:], checksum(sb))
 }
 
+// impliedName is the volume's name of an image with implied directories.
+const impliedName = "implied-dirs"
+
+// nameImplied notes in block 0 that directories are implied, which is then known without
+// reading them.
+func nameImplied(block []byte) {
+	sb := block[superOffset:]
+	copy(sb[64:80], impliedName)
+	le := binary.LittleEndian
+	le.PutUint32(sb[4:], 0)
+	le.PutUint32(sb[4:], checksum(sb))
+}
+
 // aligned rounds blocks up to a multiple of bytes; 0 leaves them as they are.
 func aligned(blocks, bytes uint64) uint64 {
 	step := max(bytes/BlockSize, 1)

@@ -17,10 +17,11 @@ const rootOffset = inodeSize
 // layout places the inodes and then writes them. Directories name inodes by number,
 // so all have their place before the first is written.
 type layout struct {
-	tree   *tree
-	order  []uint32 // ids of nodes
-	end    uint64   // of the inode area so far
-	blocks uint32   // of directories and targets that are not inline
+	tree    *tree
+	order   []uint32 // ids of nodes
+	end     uint64   // of the inode area so far
+	blocks  uint32   // of directories and targets that are not inline
+	implied bool     // there is such a directory
 }
 
 // finish writes everything behind the data, and the superblock as the last of all.
@@ -49,6 +50,9 @@ func (w *writer) finish(out io.WriterAt, o Options) (Result, error) {
 		return Result{}, tooLarge()
 	}
 	sb := superblock(rootOffset/slotSize, uint64(len(l.order)), uint32(whole), start, o.UUID)
+	if l.implied {
+		nameImplied(sb)
+	}
 	if _, err := out.WriteAt(sb, 0); err != nil {
 		return Result{}, fmt.Errorf("write superblock: %w", err)
 	}
@@ -89,6 +93,10 @@ func (l *layout) place(n *node) error {
 		n.size = uint64(l.tree.dirSize(n))
 		if n.opaque || n.overDelete {
 			n.setXattrs(mergeXattrs(n.xattrs(), []xattr{{opaqueXattr, "y"}}))
+		}
+		if n.implied {
+			n.setXattrs(mergeXattrs(n.xattrs(), []xattr{{ImpliedXattr, "y"}}))
+			l.implied = true
 		}
 	}
 	attrs := xattrSize(n.xattrs())

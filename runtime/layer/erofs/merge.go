@@ -23,13 +23,14 @@ type MergeOptions struct {
 }
 
 // MaxDevices is how many layers with data metadata can have that finds them on devices of
-// their own.
-const MaxDevices = 8
+// their own: the table of devices lies behind the superblock, in the first block.
+const MaxDevices = (BlockSize - superOffset - superSize) / deviceSize
 
 // Merge writes metadata that shows layers, the lowest first, as overlayfs stacks them:
 // upper names hide lower ones, whiteouts and opaque directories do their work and are
 // gone, directories with the same name are one with the upper one's attributes, hard
-// links within a layer are kept.
+// links within a layer are kept. A directory that a
+// layer only implies keeps the lower one's attributes, which overlayfs cannot know.
 //
 // The files' data is not copied. The result mounts as the beginning of a disk on which the
 // layers that have data (HasData) follow in the same order, each as long as it is; or, if
@@ -70,8 +71,11 @@ func tooLarge() error {
 
 // stack puts one directory over another.
 func (t *tree) stack(lower, upper *node) {
-	lower.mode, lower.uid, lower.gid = upper.mode, upper.uid, upper.gid
-	lower.mtime, lower.nsec, lower.more.xattrs = upper.mtime, upper.nsec, upper.more.xattrs
+	if !upper.implied {
+		lower.take(upper)
+	}
+	// Who unpacks a layer changes the directory, now. Overlayfs shows the upper one's time.
+	lower.mtime, lower.nsec = upper.mtime, upper.nsec
 	for c, n := range t.children(upper) {
 		name := string(t.text.at(c.name))
 		old := t.child(lower, name)
@@ -81,9 +85,18 @@ func (t *tree) stack(lower, upper *node) {
 		}
 		if n.isDir() {
 			n.more.parent = lower
+			if n.implied && old != nil && old.isDir() {
+				n.take(old) // only its content is hidden
+			}
 		}
 		t.set(lower, name, n)
 	}
+}
+
+// take takes over a directory's attributes, but for its time.
+func (n *node) take(from *node) {
+	n.mode, n.uid, n.gid = from.mode, from.uid, from.gid
+	n.more.xattrs, n.implied = from.more.xattrs, from.implied
 }
 
 // settle removes the marks and counts links anew.
@@ -92,7 +105,7 @@ func (t *tree) settle() {
 	for queue := []*node{t.root}; len(queue) > 0; {
 		dir := queue[0]
 		queue = queue[1:]
-		dir.opaque, dir.overDelete, dir.nlink = false, false, 2
+		dir.opaque, dir.overDelete, dir.implied, dir.nlink = false, false, false, 2
 		for _, n := range t.children(dir) {
 			switch {
 			case n.whiteout:

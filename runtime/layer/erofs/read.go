@@ -14,10 +14,11 @@ import (
 // Image is a finished image of this package, to be read. Only what Write makes is
 // understood.
 type Image struct {
-	r      io.ReaderAt
-	root   uint16
-	meta   uint32 // first block of the inode area
-	blocks uint32
+	r       io.ReaderAt
+	root    uint16
+	implied bool   // HasImplied
+	meta    uint32 // first block of the inode area
+	blocks  uint32
 }
 
 // Open looks at the superblock of an image of size bytes. The error wraps
@@ -31,7 +32,7 @@ func Open(r io.ReaderAt, size int64) (*Image, error) {
 		return nil, fmt.Errorf("read superblock: %w", err)
 	}
 	le := binary.LittleEndian
-	i := &Image{r: r, root: le.Uint16(sb[14:]), blocks: le.Uint32(sb[36:]), meta: le.Uint32(sb[40:])}
+	i := &Image{r: r, root: le.Uint16(sb[14:]), implied: string(sb[64:64+len(impliedName)]) == impliedName, blocks: le.Uint32(sb[36:]), meta: le.Uint32(sb[40:])}
 	if i.meta == 0 || i.meta >= i.blocks {
 		return nil, torn("inode area at block %d of %d", i.meta, i.blocks)
 	}
@@ -128,6 +129,8 @@ func (n *node) takeXattrs(attrs []xattr) {
 		switch {
 		case a.name == opaqueXattr:
 			n.opaque = n.opaque || a.value == "y" && n.isDir()
+		case a.name == ImpliedXattr:
+			n.implied = n.isDir()
 		case !strings.HasPrefix(a.name, overlayXattrs):
 			n.own().xattrs = append(n.xattrs(), a)
 		}

@@ -55,8 +55,10 @@ type untar struct {
 }
 
 func (t *untar) dir(ctx context.Context, name string, n *node) error {
-	if err := t.header(name, n); err != nil {
-		return err
+	if !n.implied || n.more.used == 0 {
+		if err := t.header(name, n); err != nil {
+			return err
+		}
 	}
 	within := strings.TrimPrefix(name, "./")
 	if n.opaque {

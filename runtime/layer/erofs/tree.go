@@ -31,6 +31,7 @@ type node struct {
 	whiteout   bool   // stands for a name that the layer deletes
 	overDelete bool   // replaces a name of lower layers that the layer deletes, too
 	opaque     bool   // hides what lower layers have in this directory
+	implied    bool   // a directory that the tar has names in and says nothing of
 	gone       bool   // not to be written
 
 	// Set by the layout.
@@ -93,7 +94,7 @@ func newTree(l Limits) *tree {
 	t := &tree{limits: l, seed: maphash.MakeSeed()}
 	t.dot, t.dotdot = t.text.add("."), t.text.add("..")
 	t.root = t.newDir()
-	t.root.more.parent = t.root
+	t.root.more.parent, t.root.implied = t.root, false // it is always merged, and not shown
 	return t
 }
 
@@ -112,10 +113,11 @@ func (t *tree) newNode() *node {
 // node is the one with that id.
 func (t *tree) node(id uint32) *node { return &t.slabs[(id-1)/slabSize][(id-1)%slabSize] }
 
-// newDir is a directory as it is invented where a tar leaves it out.
+// newDir is a directory as it is invented where a tar leaves it out. Lower layers may
+// know better what it is like.
 func (t *tree) newDir() *node {
 	n := t.newNode()
-	n.mode, n.nlink, n.more = unix.S_IFDIR|0o755, 2, &more{}
+	n.mode, n.nlink, n.more, n.implied = unix.S_IFDIR|0o755, 2, &more{}, true
 	return n
 }
 

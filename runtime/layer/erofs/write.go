@@ -241,7 +241,7 @@ func (w *writer) add(dir *node, name string, n *node) error {
 
 // become takes over the attributes of a later entry for the same directory.
 func (n *node) become(m *node) {
-	n.mode, n.uid, n.gid, n.mtime, n.nsec = m.mode, m.uid, m.gid, m.mtime, m.nsec
+	n.mode, n.uid, n.gid, n.mtime, n.nsec, n.implied = m.mode, m.uid, m.gid, m.mtime, m.nsec, false
 	n.setXattrs(mergeXattrs(n.xattrs(), m.xattrs()))
 }
 

@@ -19,6 +19,11 @@ const (
 	overlayXattrs = "trusted.overlay."
 )
 
+// ImpliedXattr marks the directories of an image that its tar has names in and says nothing
+// of. It is none of overlayfs' marks, but called like one, so that overlayfs shows it to
+// nobody.
+const ImpliedXattr = overlayXattrs + "implied"
+
 type xattr struct{ name, value string }
 
 // xattrPrefixes are the name spaces that EROFS has numbers for.

@@ -4,6 +4,7 @@
 //	probe            prints it, and ends with 0 after the first signal, which it prints
 //	probe now        prints it and ends
 //	probe file PATH  writes it to a file and ends
+//	probe tree       prints what the root file system holds, and ends
 //
 // It is a static program and looks at nothing but its own process, so that it means the
 // same in every container. What cannot be read is said to be an error, never left out.
@@ -29,18 +30,31 @@ func main() {
 	signals := make(chan os.Signal, 16)
 	signal.Notify(signals)
 	signal.Reset(unix.SIGURG, unix.SIGCHLD)
-	d := look()
+	how := ""
+	if len(os.Args) > 1 {
+		how = os.Args[1]
+	}
+	d := document{}
+	var err error
+	if how == "tree" {
+		d, err = tree()
+	} else {
+		d = look()
+	}
+	if err != nil {
+		fail(err)
+	}
 	data, err := json.Marshal(d)
 	if err != nil {
 		fail(err)
 	}
 	data = append(data, '\n')
 	switch {
-	case len(os.Args) > 2 && os.Args[1] == "file":
+	case len(os.Args) > 2 && how == "file":
 		if err := os.WriteFile(os.Args[2], data, 0o644); err != nil {
 			fail(err)
 		}
-	case len(os.Args) > 1 && os.Args[1] == "now":
+	case how == "now" || how == "tree":
 		print(data)
 	default:
 		print(data)

@@ -1,0 +1,193 @@
+package layer
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+
+	"github.com/containerd/errdefs"
+	"github.com/opencontainers/go-digest"
+	"golang.org/x/sys/unix"
+
+	"github.com/cricket-cri/cricket/runtime/layer/erofs"
+)
+
+// flatPrefix begins the names of mount points of merged metadata.
+const flatPrefix = "flat-"
+
+// placed is a layer of a chain and where it is mounted.
+type placed struct {
+	id  digest.Digest
+	dir string
+}
+
+// misleads tells whether stacking the layers, the lowest first, shows another tree than
+// unpacking them one after the other. A tar may have names in directories of which it says
+// nothing. Who unpacks it leaves the directories as lower layers made them, whereas
+// overlayfs takes the attributes of the uppermost one.
+func (s *Store) misleads(stack []placed) (bool, error) {
+	var ids []digest.Digest
+	for _, p := range stack {
+		ids = append(ids, p.id)
+	}
+	key := s.merged(ids)
+	if known, ok := s.misleading.Load(key); ok {
+		return known.(bool), nil
+	}
+	found := false
+	for i := len(stack) - 1; i > 0 && !found; i-- {
+		paths, err := s.implied(stack[i].id)
+		if err != nil {
+			return false, err
+		}
+		for _, path := range paths {
+			if found = found || knownBetter(path, stack[:i]); found {
+				s.log.Info("layers are mounted merged: one changes directories that it does not describe", "layer", stack[i].id, "path", path)
+				break
+			}
+		}
+	}
+	s.misleading.Store(key, found)
+	return found, nil
+}
+
+// implied lists the directories of a layer that are only implied.
+func (s *Store) implied(id digest.Digest) ([]string, error) {
+	path, size, err := s.Blob(id)
+	if err != nil {
+		return nil, err
+	}
+	f, err := os.Open(path)
+	if err != nil {
+		return nil, fmt.Errorf("open layer: %w", err)
+	}
+	defer f.Close()
+	image, err := erofs.Open(f, size)
+	if err != nil {
+		return nil, fmt.Errorf("read layer %s: %w", id, err)
+	}
+	return image.Implied(s.limits)
+}
+
+// knownBetter tells whether a lower layer says what an implied directory is like. That it
+// may say so of one that a layer in between has deleted does no harm.
+func knownBetter(path string, lower []placed) bool {
+	for _, p := range slices.Backward(lower) {
+		at := p.dir + path
+		var st unix.Stat_t
+		if unix.Lstat(at, &st) != nil {
+			continue
+		}
+		if st.Mode&unix.S_IFMT != unix.S_IFDIR {
+			return false
+		}
+		if n, err := unix.Lgetxattr(at, erofs.ImpliedXattr, nil); err == nil && n > 0 {
+			continue
+		}
+		n, err := unix.Llistxattr(at, nil)
+		return !erofs.IsDefault(&st) || err != nil || n > 0
+	}
+	return false
+}
+
+// mountFlat mounts the merged metadata of layers, with their blobs as its devices, and
+// returns where. More layers than it can have as devices are errdefs.ErrNotImplemented.
+func (s *Store) mountFlat(ctx context.Context, stack []placed) (string, error) {
+	var ids []digest.Digest
+	for _, p := range stack {
+		ids = append(ids, p.id)
+	}
+	dir := s.flatTarget(s.merged(ids))
+	release, err := s.locks.acquire(ctx, dir)
+	if err != nil {
+		return "", err
+	}
+	defer release()
+	if is, err := mounted(dir); is || err != nil {
+		return dir, err
+	}
+	files, err := s.Flat(ctx, ids)
+	if err != nil {
+		return "", err
+	}
+	if len(files)-1 > erofs.MaxDevices {
+		return "", fmt.Errorf("mount %d layers merged: more than %d: %w", len(files)-1, erofs.MaxDevices, errdefs.ErrNotImplemented)
+	}
+	if err := os.Mkdir(dir, 0o700); err != nil && !errors.Is(err, fs.ErrExist) {
+		return "", fmt.Errorf("make mount point: %w", err)
+	}
+	if err := s.mountDevices(files, dir); err != nil {
+		return "", fmt.Errorf("mount %d layers merged: %w", len(ids), err)
+	}
+	return dir, nil
+}
+
+// flatTarget is the mount point of a file of merged metadata.
+func (s *Store) flatTarget(file string) string {
+	return s.target(flatPrefix + strings.TrimSuffix(filepath.Base(file), blobSuffix))
+}
+
+// mountDevices mounts an image that goes on in other files.
+func (s *Store) mountDevices(files []string, dir string) error {
+	if s.forceLoop {
+		return mountLoops(files, dir)
+	}
+	err := mountOn(files, dir)
+	if errors.Is(err, unix.ENOTBLK) {
+		return mountLoops(files, dir)
+	}
+	return err
+}
+
+// mountLoops does it through loop devices, which vanish with the mount.
+func mountLoops(files []string, dir string) error {
+	var devices []string
+	for _, file := range files {
+		f, err := os.Open(file)
+		if err != nil {
+			return fmt.Errorf("open layer: %w", err)
+		}
+		dev, err := attachLoop(f)
+		f.Close()
+		if err != nil {
+			return err
+		}
+		defer dev.Close() // once mounted it has a user
+		devices = append(devices, dev.Name())
+	}
+	return mountOn(devices, dir)
+}
+
+// mountOn uses no options of mount(2), where a path must not hold a comma.
+func mountOn(files []string, dir string) error {
+	fs, err := unix.Fsopen("erofs", unix.FSOPEN_CLOEXEC)
+	if err != nil {
+		return os.NewSyscallError("fsopen", err)
+	}
+	defer unix.Close(fs)
+	if err := unix.FsconfigSetString(fs, "source", files[0]); err != nil {
+		return os.NewSyscallError("fsconfig source", err)
+	}
+	for _, f := range files[1:] {
+		if err := unix.FsconfigSetString(fs, "device", f); err != nil {
+			return os.NewSyscallError("fsconfig device", err)
+		}
+	}
+	if err := unix.FsconfigSetFlag(fs, "ro"); err != nil {
+		return os.NewSyscallError("fsconfig ro", err)
+	}
+	if err := unix.FsconfigCreate(fs); err != nil {
+		return os.NewSyscallError("fsconfig create", err)
+	}
+	fd, err := unix.Fsmount(fs, unix.FSMOUNT_CLOEXEC, unix.MOUNT_ATTR_RDONLY|unix.MOUNT_ATTR_NODEV|unix.MOUNT_ATTR_NOSUID)
+	if err != nil {
+		return os.NewSyscallError("fsmount", err)
+	}
+	defer unix.Close(fd)
+	return os.NewSyscallError("move_mount", unix.MoveMount(fd, "", unix.AT_FDCWD, dir, unix.MOVE_MOUNT_F_EMPTY_PATH))
+}
