@@ -85,8 +85,8 @@ test-diff-vm: guest
 test-trees: guest ## root file systems in both hulls are what containerd's snapshotter presents, but for test/diff/trees.txt
 	CGO_ENABLED=0 go test -vet=off -count=1 -timeout 60m -run '^TestTrees' ./test/diff
 
-test-vm: guest ## virtual machines, emulated: guest, executor, QEMU, templates, volumes
-	CGO_ENABLED=0 go test -vet=off -count=1 -p 1 -timeout 30m ./vmsandbox/...
+test-vm: guest ## virtual machines, emulated: guest, executor, QEMU, templates, volumes; and what needs their kernel
+	CGO_ENABLED=0 go test -vet=off -count=1 -p 1 -timeout 30m ./vmsandbox/... ./test/quota
 
 test-critest: ## CRI's conformance suite against a private cricketd
 	@go run ./test/critest --cricketd bin/cricketd

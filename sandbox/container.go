@@ -131,9 +131,12 @@ func (c *container) Processes(ctx context.Context) (runtime.ProcessStat, error) 
 	return procstat.Read(ctx, pids)
 }
 
-// DiskUsage walks the writable layer, which takes as long as it has files. A file with
-// several names counts once.
+// DiskUsage walks the writable layer, which takes as long as it has files, unless the file
+// system counts it anyway. A file with several names counts once.
 func (c *container) DiskUsage(ctx context.Context) (runtime.DiskUsage, error) {
+	if usage, ok, err := c.counted(); ok || err != nil {
+		return usage, err
+	}
 	usage := runtime.DiskUsage{At: time.Now()}
 	seen := map[uint64]bool{}
 	// The container may put a symbolic link where a directory was while the walk is under
@@ -240,10 +243,13 @@ func (c *container) removeCgroup() error {
 // removeLayer takes the owner's name away last, by which the layer is found.
 func (c *container) removeLayer() error {
 	dir := c.pod.driver.layerDir(c.id)
-	for _, name := range []string{"upper", "work", ""} {
+	for _, name := range []string{"upper", "work"} {
 		if err := removeAll(filepath.Join(dir, name)); err != nil {
 			return fmt.Errorf("remove writable layer: %w", err)
 		}
+	}
+	if err := c.pod.driver.withoutQuota(dir, removeAll); err != nil {
+		return fmt.Errorf("remove writable layer: %w", err)
 	}
 	return nil
 }

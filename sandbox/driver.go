@@ -117,38 +117,10 @@ func (k *Kernel) layerOwners() (map[string]string, error) {
 		}
 		if len(inside) == 0 {
 			// Its removal was cut short. One that is being made is never empty under its name.
-			_ = os.Remove(k.layerDir(name))
+			_ = k.withoutQuota(k.layerDir(name), os.Remove)
 		}
 	}
 	return owners, nil
-}
-
-// makeLayerDir makes the directory of a container's writable layer together with the
-// name of its owner.
-func (k *Kernel) makeLayerDir(id, owner string) error {
-	half, dir := k.layerDir(newPrefix+id), k.layerDir(id)
-	if err := os.Mkdir(half, 0o700); err != nil {
-		return err
-	}
-	err := os.WriteFile(filepath.Join(half, ownerPrefix+owner), nil, 0o600)
-	if err == nil {
-		err = os.Rename(half, dir)
-	}
-	if err != nil {
-		return errors.Join(err, os.RemoveAll(half))
-	}
-	return nil
-}
-
-// removeHalfLayers removes directories that a killed daemon did not finish.
-func (k *Kernel) removeHalfLayers() error {
-	names, err := readNames(k.layerDir(""))
-	for _, name := range names {
-		if strings.HasPrefix(name, newPrefix) {
-			err = errors.Join(err, os.RemoveAll(k.layerDir(name)))
-		}
-	}
-	return err
 }
 
 func (k *Kernel) layersOf(sandbox string) ([]string, error) {

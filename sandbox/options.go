@@ -21,6 +21,7 @@ import (
 	"github.com/cricket-cri/cricket/runtime/spec"
 	"github.com/cricket-cri/cricket/sandbox/cgroup"
 	"github.com/cricket-cri/cricket/sandbox/cni"
+	"github.com/cricket-cri/cricket/sandbox/quota"
 )
 
 // Monitor supervises processes (runtime/monitor.Client).
@@ -66,6 +67,9 @@ type Options struct {
 	SystemdCgroup bool
 	// MaxLogLine is in bytes; 0 leaves it to the monitor.
 	MaxLogLine int
+	// Quota bounds the writable layers, the directories in Root/containers (LayerRoot); nil
+	// for none. Drivers that share Root share it.
+	Quota *quota.Projects
 	// Rlimits are given to every container; empty leaves those of the monitor.
 	Rlimits []specs.POSIXRlimit
 	Log     *slog.Logger
@@ -118,15 +122,24 @@ func (k *Kernel) makeRoots() error {
 			return fmt.Errorf("make directories of sandboxes: %w", err)
 		}
 	}
-	// Nobody but root may come near the writable layers: containers can leave programs
-	// there that are set-uid to the host's root.
-	if err := os.MkdirAll(k.layerDir(""), 0o700); err != nil {
-		return fmt.Errorf("make directory of writable layers: %w", err)
-	}
-	if err := os.Chmod(k.layerDir(""), 0o700); err != nil {
-		return fmt.Errorf("protect writable layers: %w", err)
+	if _, err := LayerRoot(k.opts.Root); err != nil {
+		return err
 	}
 	return isolate(k.path("containers"))
+}
+
+// LayerRoot is the directory that the writable layers lie in, of a driver with that Root.
+// It is made if missing. Nobody but root may come near it: containers can leave programs
+// there that are set-uid to the host's root.
+func LayerRoot(root string) (string, error) {
+	dir := filepath.Join(root, "containers")
+	if err := os.MkdirAll(dir, 0o700); err != nil {
+		return "", fmt.Errorf("make directory of writable layers: %w", err)
+	}
+	if err := os.Chmod(dir, 0o700); err != nil {
+		return "", fmt.Errorf("protect writable layers: %w", err)
+	}
+	return dir, nil
 }
 
 // readFacts reads what does not change while this process runs.

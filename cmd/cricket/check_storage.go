@@ -14,6 +14,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/cricket-cri/cricket/runtime/layer"
+	"github.com/cricket-cri/cricket/sandbox/quota"
 )
 
 // scratch makes a directory under --root, where the real ones will be.
@@ -52,6 +53,23 @@ func (h host) tryOverlay() (err error) {
 		return errors.Join(err, unix.Unmount(merged, 0))
 	}
 	return unix.Unmount(merged, 0)
+}
+
+// quota looks at what only those need who have asked for it.
+func (h host) quota(context.Context) []finding {
+	limit := h.config.Containers.WritableLimit
+	if limit == 0 {
+		return nil
+	}
+	err := os.MkdirAll(h.config.Root, 0o711)
+	if err == nil {
+		err = quota.Check(h.config.Root)
+	}
+	if err != nil {
+		return []finding{{Name: "project quotas", Grade: failed, Detail: err.Error(), Lacks: "the daemon does not start with containers.writable_limit",
+			Fix: "mount -o prjquota the file system of " + h.config.Root + ", or set containers.writable_limit = 0"}}
+	}
+	return []finding{ok("project quotas", "enforced under %s; a writable layer may hold %d MiB", h.config.Root, limit)}
 }
 
 func (h host) erofs(ctx context.Context) []finding {

@@ -192,11 +192,15 @@ func makeDrivers(ctx context.Context, c config.Config, systemd bool, keep *keepe
 	if err != nil {
 		return nil, "", err
 	}
+	quota, err := openQuota(c)
+	if err != nil {
+		return nil, "", err
+	}
 	drivers := map[string]sandbox.Driver{}
 	for name, r := range maps.All(runtimes) {
 		drivers[name], err = sandbox.NewDriver(sandbox.Options{
 			Root: c.Root, State: c.State, Monitor: supervisor{keep.client, keep}, Layers: layers, Network: network,
-			Runtime: r, SystemdCgroup: systemd, MaxLogLine: c.Containers.MaxLogLine, Log: log,
+			Runtime: r, SystemdCgroup: systemd, MaxLogLine: c.Containers.MaxLogLine, Quota: quota, Log: log,
 		})
 		if err != nil {
 			return nil, "", fmt.Errorf("make driver of runtime handler %s: %w", name, err)

@@ -74,7 +74,14 @@ const (
 // Containers holds defaults for all containers.
 type Containers struct {
 	MaxLogLine int `toml:"max_log_line"` // bytes
+	// WritableLimit is in MiB, 0 for none; WritableProjects is the first of the numbers of
+	// projects that it takes.
+	WritableLimit    int `toml:"writable_limit"`
+	WritableProjects int `toml:"writable_projects"`
 }
+
+// ProjectCount is how many projects of a file system Cricket takes for writable layers.
+const ProjectCount = 65536
 
 // Images configures pulls and the image store.
 type Images struct {

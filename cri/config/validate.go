@@ -68,6 +68,8 @@ func (c *Config) Validate() []Problem {
 	k.oneOf("cgroup.driver", c.Cgroup.Driver, DriverAuto, DriverCgroupfs, DriverSystemd)
 	c.checkRuntimes(k)
 	k.within("containers.max_log_line", c.Containers.MaxLogLine, 256, 1<<20)
+	k.within("containers.writable_limit", c.Containers.WritableLimit, 0, 1<<30)
+	k.within("containers.writable_projects", c.Containers.WritableProjects, 1, 1<<31-ProjectCount)
 	c.checkImages(k)
 	c.VM.check(k)
 	c.checkNetwork(k)

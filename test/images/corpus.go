@@ -59,9 +59,10 @@ func buildCorpus(ctx context.Context, o Options, work string) error {
 	// What apt keeps for itself, and what is mounted, is in no image.
 	keep := `tar --create --sort=name --numeric-owner --xattrs --one-file-system --directory="$1" --exclude=./dev/* --exclude=./tmp/*` +
 		` --exclude=./var/lib/apt/lists/* --exclude=./var/cache/* --exclude=./var/log/*.log --exclude=./var/log/apt/* --exclude=./etc/resolv.conf --file=`
-	d := debianTree{packages: "base-files", hooks: []string{keep + tree(0) + " ."}}
+	const end = " . || [ $? -eq 1 ]" // a mount point changed meanwhile
+	d := debianTree{packages: "base-files", hooks: []string{keep + tree(0) + end}}
 	for i, packages := range corpusPackages {
-		d.hooks = append(d.hooks, `chroot "$1" apt-get -qq install --yes --no-install-recommends `+packages, keep+tree(i+1)+" .")
+		d.hooks = append(d.hooks, `chroot "$1" apt-get -qq install --yes --no-install-recommends `+packages, keep+tree(i+1)+end)
 	}
 	if err := d.unpack(ctx, work, "/dev/null"); err != nil {
 		return err
