@@ -202,8 +202,7 @@ func TestNumbers(t *testing.T) {
 	}
 }
 
-// A container that has the capability, or may own the file, must not get out of its limit by
-// another way than the documented one: the number of a file does not follow from a rename.
+// No file gets from one project into another by being moved or linked.
 func TestStays(t *testing.T) {
 	p := open(t, limited(t), Range{300, 310})
 	a, b := assigned(t, p, "a"), assigned(t, p, "b")

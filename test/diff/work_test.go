@@ -22,7 +22,7 @@ var treeWork = map[string][]string{
 		`cd /tmp && gcc -static -o hello-static hello.c -lm && ./hello-static && gcc -dumpmachine && gcc -dumpfullversion`,
 		`cd /tmp && echo 'int f(int x) { return x * 2; }' > f.c && gcc -shared -fPIC -o libf.so f.c && ar rc libf.a libf.so && nm -D libf.so | grep ' f$' && sha256sum hello`,
 		`nginx -t 2>&1 && nginx -v 2>&1`,
-		`nginx; for i in 1 2 3 4 5 6 7 8 9 10; do bash -c 'exec 3<>/dev/tcp/127.0.0.1/80 && printf "GET / HTTP/1.0\r\n\r\n" >&3 && cat <&3' > /tmp/page 2>/dev/null && break; sleep 1; done; head -1 /tmp/page && grep title /tmp/page && nginx -s quit`,
+		`nginx; for i in 1 2 3 4 5 6 7 8 9 10; do bash -c 'exec 3<>/dev/tcp/127.0.0.1/80 && printf "GET / HTTP/1.0\r\n\r\n" >&3 && cat <&3' > /tmp/page 2>/dev/null && break; sleep 1; done; head -1 /tmp/page && grep title /tmp/page && nginx -s quit 2> /dev/null`,
 		`test -f /run/nginx.pid && sleep 1; stat -c '%U %a' /var/log/nginx/access.log /var/lib/nginx/body && cut -d' ' -f 6-9 /var/log/nginx/access.log`,
 		`postgres --version && psql --version && id postgres`,
 		`install -d -o postgres /data && setpriv --reuid=postgres --regid=postgres --init-groups initdb -D /data/db -A trust --no-sync > /tmp/initdb.log 2>&1; tail -n 3 /tmp/initdb.log; find /data/db -type d | wc -l`,

@@ -57,7 +57,7 @@ func buildCorpus(ctx context.Context, o Options, work string) error {
 	o.Say("build an image of six layers of Debian's packages")
 	tree := func(i int) string { return filepath.Join(trees, fmt.Sprintf("tree-%d.tar", i)) }
 	// What apt keeps for itself, and what is mounted, is in no image.
-	keep := `tar --create --sort=name --numeric-owner --xattrs --one-file-system --directory="$1" --exclude=./dev/* --exclude=./tmp/*` +
+	keep := `tar --create --sort=name --numeric-owner --xattrs --pax-option=delete=atime,delete=ctime --one-file-system --directory="$1" --exclude=./dev/* --exclude=./tmp/*` +
 		` --exclude=./var/lib/apt/lists/* --exclude=./var/cache/* --exclude=./var/log/*.log --exclude=./var/log/apt/* --exclude=./etc/resolv.conf --file=`
 	const end = " . || [ $? -eq 1 ]" // a mount point changed meanwhile
 	d := debianTree{packages: "base-files", hooks: []string{keep + tree(0) + end}}

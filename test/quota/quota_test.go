@@ -7,6 +7,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -22,9 +23,9 @@ import (
 )
 
 const (
-	program = "/quota.test"
-	slot    = "rw0"
-	tests   = "tests" // the container
+	slot  = "rw0"
+	tests = "tests"                     // the container
+	waits = "CRICKET_TEST_QUOTA_WAIT=1" // makes quota.test a program that only waits
 )
 
 func TestInAMachine(t *testing.T) {
@@ -40,27 +41,39 @@ func TestInAMachine(t *testing.T) {
 		}
 	}
 	start(t, m, volume)
-	var out bytes.Buffer
-	p := process(program, "-test.v", "-test.bench=.", "-test.benchtime=300x")
-	exit, err := m.Monitor.Exec(t.Context(), tests, monitor.ExecRequest{Process: *p, Timeout: 5 * time.Minute}, runtime.Streams{Stdout: &out, Stderr: &out})
-	if err != nil || exit.Code != 0 || !strings.HasSuffix(out.String(), "PASS\n") || strings.Contains(out.String(), "--- SKIP") {
-		t.Errorf("%+v, %v", exit, err)
+	unlimited := process("/quota.test", "-test.v", "-test.bench=.", "-test.benchtime=300x")
+	driver := process("/sandbox.test", "-test.v", "-test.run=^TestWritableLimit$")
+	driver.Env = append(driver.Env, waits) // for what it starts
+	bound := slices.DeleteFunc(spec.AllCapabilities(), func(name string) bool { return name == "CAP_SYS_RESOURCE" })
+	driver.Capabilities = &specs.LinuxCapabilities{Bounding: bound, Effective: bound, Permitted: bound}
+	for _, p := range []*specs.Process{unlimited, driver} {
+		var out bytes.Buffer
+		exit, err := m.Monitor.Exec(t.Context(), tests, monitor.ExecRequest{Process: *p, Timeout: 5 * time.Minute}, runtime.Streams{Stdout: &out, Stderr: &out})
+		if err != nil || exit.Code != 0 || !strings.HasSuffix(out.String(), "PASS\n") || strings.Contains(out.String(), "--- SKIP") {
+			t.Errorf("%s: %+v, %v", p.Args[0], exit, err)
+		}
+		t.Log(out.String())
 	}
-	t.Log(out.String())
 }
 
 // image has the tests.
 func image(t *testing.T) string {
 	t.Helper()
 	dir, file := t.TempDir(), filepath.Join(t.TempDir(), "image")
-	for _, d := range []string{"proc", "dev", "tmp", "quota"} {
+	for _, d := range []string{"proc", "dev", "sys", "tmp", "quota", "etc"} {
 		if err := os.Mkdir(filepath.Join(dir, d), 0o755); err != nil {
 			t.Fatal(err)
 		}
 	}
-	build := exec.Command("go", "test", "-vet=off", "-c", "-ldflags=-s -w", "-o", filepath.Join(dir, program), "github.com/cricket-cri/cricket/sandbox/quota")
-	build.Env = append(os.Environ(), "CGO_ENABLED=0")
-	run(t, build)
+	for name, pkg := range map[string]string{"quota.test": "sandbox/quota", "sandbox.test": "sandbox"} {
+		build := exec.Command("go", "test", "-vet=off", "-c", "-ldflags=-s -w", "-o", filepath.Join(dir, name), "github.com/cricket-cri/cricket/"+pkg)
+		build.Env = append(os.Environ(), "CGO_ENABLED=0")
+		run(t, build)
+	}
+	// What holds namespaces in the driver's tests only has to be there.
+	if err := os.Link(filepath.Join(dir, "quota.test"), filepath.Join(dir, "sleep")); err != nil {
+		t.Fatal(err)
+	}
 	run(t, exec.Command("mkfs.erofs", "--quiet", file, dir))
 	return file
 }
@@ -84,7 +97,7 @@ func run(t *testing.T, c *exec.Cmd) {
 func process(args ...string) *specs.Process {
 	all := spec.AllCapabilities()
 	return &specs.Process{
-		Args: args, Cwd: "/", Env: []string{"CRICKET_TEST_QUOTA_DIR=/quota"},
+		Args: args, Cwd: "/", Env: []string{"PATH=/", "CRICKET_TEST_QUOTA_DIR=/quota"},
 		Capabilities: &specs.LinuxCapabilities{Bounding: all, Effective: all, Permitted: all},
 	}
 }
@@ -98,14 +111,16 @@ func start(t *testing.T, m *guesttest.Machine, volume string) {
 		t.Fatal(err)
 	}
 	s := &specs.Spec{
-		Version: spec.Version, Root: &specs.Root{Path: "rootfs"}, Process: process(program),
+		Version: spec.Version, Root: &specs.Root{Path: "rootfs"}, Process: process("/quota.test"),
 		Mounts: []specs.Mount{
 			{Destination: "/proc", Type: "proc", Source: "proc"}, {Destination: "/dev", Type: "bind", Source: "/dev", Options: []string{"rbind"}},
-			{Destination: "/tmp", Type: "tmpfs", Source: "tmpfs"}, {Destination: "/quota", Type: "bind", Source: volume, Options: []string{"bind"}},
+			{Destination: "/tmp", Type: "tmpfs", Source: "tmpfs"}, {Destination: "/sys", Type: "sysfs", Source: "sysfs"},
+			{Destination: "/sys/fs/cgroup", Type: "bind", Source: "/sys/fs/cgroup", Options: []string{"rbind"}},
+			{Destination: "/quota", Type: "bind", Source: volume, Options: []string{"bind"}},
 		},
-		Linux: &specs.Linux{CgroupsPath: agent.PodCgroup + "/" + tests, Namespaces: []specs.LinuxNamespace{{Type: specs.PIDNamespace}, {Type: specs.MountNamespace}}},
+		Linux: &specs.Linux{CgroupsPath: agent.PodCgroup + "/" + tests, Namespaces: []specs.LinuxNamespace{{Type: specs.PIDNamespace}, {Type: specs.MountNamespace}, {Type: specs.NetworkNamespace}}},
 	}
-	s.Process.Env = append(s.Process.Env, "CRICKET_TEST_QUOTA_WAIT=1")
+	s.Process.Env = append(s.Process.Env, waits)
 	_, err = m.Monitor.Create(t.Context(), monitor.CreateRequest{
 		ID: tests, Bundle: agent.DirContainers + "/" + tests, Spec: s, LogPath: agent.DirLogs + "/" + tests, Cgroup: agent.PodCgroup + "/" + tests,
 		Rootfs: monitor.Overlay{Target: "rootfs", Lower: []string{agent.DirDisks + "/ro0"}, Upper: upper + "/upper", Work: upper + "/work"},

@@ -34,7 +34,7 @@ func main() {
 	if len(os.Args) > 1 {
 		how = os.Args[1]
 	}
-	d := document{}
+	var d document
 	var err error
 	if how == "tree" {
 		d, err = tree()
