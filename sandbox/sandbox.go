@@ -79,6 +79,44 @@ type Sandbox interface {
 	Done() <-chan struct{}
 }
 
+// Checkpointer is a Sandbox that can be saved while it runs, with all that runs in it.
+type Checkpointer interface {
+	// Checkpoint writes into an existing directory what Restore needs, in files of its own
+	// whose names begin with CheckpointPrefix, or leaves nothing there. The containers are
+	// those that are to be restored; all of them stand still from before the first is saved until
+	// the last has been, and go on before it returns, whatever it returns. What cannot be
+	// saved is errdefs.ErrFailedPrecondition with the reason.
+	Checkpoint(ctx context.Context, dir string, containers []string) error
+}
+
+// CheckpointPrefix begins the names of a driver's files in a checkpoint.
+const CheckpointPrefix = "machine"
+
+// Restorer is a Driver that makes sandboxes of checkpoints.
+type Restorer interface {
+	// Restore is Create for a sandbox that goes on from a checkpoint, with containers that
+	// have not run since and do not run before they are started. The directory is not
+	// written to, and its content need not be what Checkpoint wrote. What does not fit here is
+	// errdefs.ErrFailedPrecondition, what is damaged errdefs.ErrDataLoss.
+	Restore(ctx context.Context, r Restoration) (Sandbox, error)
+}
+
+// Restoration says what is to become of a checkpoint.
+type Restoration struct {
+	Dir    string
+	Config Config
+	// Containers are all that the checkpoint has.
+	Containers []RestoredContainer
+}
+
+// RestoredContainer is one of a checkpoint's containers.
+type RestoredContainer struct {
+	// From is its id in the checkpoint. Of Config count ID, LogPath, Resources, and the
+	// sources of Mounts: the rest is as the checkpoint has it.
+	From   string
+	Config runtime.Config
+}
+
 // Record is a sandbox on disk. Data belongs to the driver.
 type Record struct {
 	ID   string          `json:"id"`

@@ -65,17 +65,26 @@ func (c *container) State(ctx context.Context) (s runtime.State, err error) {
 		return runtime.State{Phase: runtime.Exited, StartedAt: r.StartedAt, Exit: c.lost()}, nil
 	}
 	err = c.pod.guest(ctx, callBudget, func(ctx context.Context) error {
-		s, err = c.pod.machine.Monitor.State(ctx, c.id)
+		s, err = c.pod.machine.Monitor.State(ctx, c.name())
 		return err
 	})
 	s.Pid = 0 // the number is one of the guest's
+	if err == nil && r.Held && s.Phase == runtime.Running {
+		return runtime.State{Phase: runtime.Created}, nil
+	}
+	if err == nil && r.Name != "" && !r.StartedAt.IsZero() {
+		s.StartedAt = r.StartedAt // of the one that it was before, the guest knows
+	}
 	return s, err
 }
 
 // Start runs the container's process.
 func (c *container) Start(ctx context.Context) error {
 	return c.pod.guest(ctx, longBudget, func(ctx context.Context) error {
-		at, err := c.pod.machine.Monitor.Start(ctx, c.id)
+		if c.record().Held {
+			return c.release(ctx)
+		}
+		at, err := c.pod.machine.Monitor.Start(ctx, c.name())
 		if err != nil {
 			return err
 		}
@@ -83,13 +92,25 @@ func (c *container) Start(ctx context.Context) error {
 	})
 }
 
+// release lets a restored container go on. It is noted afterwards: doing it again does no
+// harm, and one that was noted and does not run would never run.
+func (c *container) release(ctx context.Context) error {
+	if err := c.pod.machine.Guest.Thaw(ctx, []string{c.name()}); err != nil {
+		return err
+	}
+	return c.note(func(r *containerRecord) { r.Held, r.StartedAt = false, time.Now() })
+}
+
 // Signal sends a signal; a container whose machine is gone has ended.
 func (c *container) Signal(ctx context.Context, sig unix.Signal) error {
 	if _, ended := c.pod.ended(); ended != nil || c.record().exited() {
 		return nil
 	}
+	if c.record().Held {
+		sig = unix.SIGKILL // all others would wait for it to go on
+	}
 	err := c.pod.guest(ctx, callBudget, func(ctx context.Context) error {
-		return c.pod.machine.Monitor.Signal(ctx, c.id, sig)
+		return c.pod.machine.Monitor.Signal(ctx, c.name(), sig)
 	})
 	if _, ended := c.pod.ended(); ended != nil {
 		return nil
@@ -135,7 +156,7 @@ func (c *container) await(ctx context.Context) (exit runtime.Exit, err error) {
 		return exit, err
 	}
 	defer cancel()
-	return c.pod.machine.Monitor.Wait(within, c.id)
+	return c.pod.machine.Monitor.Wait(within, c.name())
 }
 
 // flush lets the log and single files be complete; a guest that does not give them up in
@@ -168,7 +189,7 @@ func (c *container) Exec(ctx context.Context, e runtime.ExecConfig) (runtime.Exi
 		return runtime.Exit{}, err
 	}
 	defer cancel()
-	return c.pod.machine.Monitor.Exec(within, c.id, monitor.ExecRequest{Process: process, Timeout: e.Timeout}, e.Streams)
+	return c.pod.machine.Monitor.Exec(within, c.name(), monitor.ExecRequest{Process: process, Timeout: e.Timeout}, e.Streams)
 }
 
 // Attach connects streams to the container's process.
@@ -178,7 +199,7 @@ func (c *container) Attach(ctx context.Context, s runtime.Streams) error {
 		return err
 	}
 	defer cancel()
-	return c.pod.machine.Monitor.Attach(within, c.id, s)
+	return c.pod.machine.Monitor.Attach(within, c.name(), s)
 }
 
 // ReopenLog concerns the host's file only.
@@ -195,7 +216,7 @@ func (c *container) Update(ctx context.Context, r *runtime.Resources) error {
 		if err := c.pod.growFor(ctx, c.id, r); err != nil {
 			return err
 		}
-		if err := c.pod.machine.Monitor.Update(ctx, c.id, spec.Resources(inGuest(r), true)); err != nil {
+		if err := c.pod.machine.Monitor.Update(ctx, c.name(), spec.Resources(inGuest(r), true)); err != nil {
 			return err
 		}
 		if r == nil || r.MemoryLimit == 0 {

@@ -222,7 +222,10 @@ func (c *creation) createProcess(ctx context.Context) error {
 }
 
 // mirrorLog lets the log arrive on the host from the first line.
-func (c *creation) mirrorLog(ctx context.Context) error {
+func (c *creation) mirrorLog(ctx context.Context) error { return c.mirrorLogFrom(ctx, 0) }
+
+// mirrorLogFrom leaves out so many bytes, which another log has.
+func (c *creation) mirrorLogFrom(ctx context.Context, from int64) error {
 	if c.config.LogPath == "" {
 		return nil
 	}
@@ -230,7 +233,7 @@ func (c *creation) mirrorLog(ctx context.Context) error {
 		return err
 	}
 	err := c.pod.driver.opts.Mirrors.Mirror(ctx, Mirror{
-		ID: c.id, Sandbox: c.pod.id, Socket: c.pod.machine.Socket(vmm.PortMonitor), LogPath: c.config.LogPath,
+		ID: c.id, Name: c.name(), From: from, Sandbox: c.pod.id, Socket: c.pod.machine.Socket(vmm.PortMonitor), LogPath: c.config.LogPath,
 	})
 	if err != nil {
 		return errors.Join(fmt.Errorf("mirror log: %w", err), c.deleteMirror(context.WithoutCancel(ctx)))

@@ -73,10 +73,11 @@ func (c *creation) join(t specs.LinuxNamespaceType, path string) {
 
 // targetPID is the PID namespace of a running container of the same sandbox.
 func (p *pod) targetPID(ctx context.Context, id string) (string, error) {
-	if _, err := p.find(id); err != nil {
+	target, err := p.find(id)
+	if err != nil {
 		return "", fmt.Errorf("find target container: %w", err)
 	}
-	state, err := p.machine.Monitor.State(ctx, id)
+	state, err := p.machine.Monitor.State(ctx, target.name())
 	if err != nil {
 		return "", fmt.Errorf("find target container: %w", err)
 	}

@@ -1,6 +1,7 @@
 package vmsandbox
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"os"
@@ -28,6 +29,10 @@ type containerRecord struct {
 	// Memory is its limit in bytes, 0 without one.
 	Memory   int64 `json:"memory,omitempty"`
 	Mirrored bool  `json:"mirrored,omitempty"`
+	// Name is what the guest calls it, if that is something else; Held says that it has been
+	// restored and not been started since: it is frozen in the guest.
+	Name string `json:"name,omitempty"`
+	Held bool   `json:"held,omitempty"`
 	// Created says that the container is whole.
 	Created   bool          `json:"created,omitempty"`
 	StartedAt time.Time     `json:"startedAt,omitzero"`
@@ -83,6 +88,9 @@ func (c *container) lost() runtime.Exit {
 	at, _ := c.pod.ended()
 	return c.noteExit(runtime.Exit{Code: -1, At: at, Unknown: true})
 }
+
+// name is what the guest calls the container: one that was restored keeps its name there.
+func (c *container) name() string { return cmp.Or(c.record().Name, c.id) }
 
 // process is the container's own process: what others in it inherit.
 func (c *container) process() (p specs.Process, err error) {

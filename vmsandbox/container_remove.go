@@ -37,7 +37,7 @@ func (c *container) deleteMirror(ctx context.Context) error {
 }
 
 func (c *container) deleteProcess(ctx context.Context) error {
-	if err := c.pod.machine.Monitor.Delete(ctx, c.id); err != nil && !errdefs.IsNotFound(err) {
+	if err := c.pod.machine.Monitor.Delete(ctx, c.name()); err != nil && !errdefs.IsNotFound(err) {
 		return err
 	}
 	return nil
@@ -54,7 +54,8 @@ func (c *container) removeVolumes(ctx context.Context) error {
 }
 
 func (c *container) removeBundle(ctx context.Context) error {
-	paths := []string{bundle(c.id), path.Join(agent.DirLogs, c.id)}
+	name := c.name()
+	paths := []string{bundle(name), path.Join(agent.DirLogs, name)}
 	if err := c.pod.machine.Guest.Remove(ctx, paths); err != nil {
 		return fmt.Errorf("remove bundle: %w", err)
 	}
@@ -67,7 +68,7 @@ func (c *container) removeLayer(ctx context.Context) error {
 	if slot == "" {
 		return nil
 	}
-	if err := c.pod.machine.Guest.Remove(ctx, []string{path.Join(agent.DirDisks, slot, c.id)}); err != nil {
+	if err := c.pod.machine.Guest.Remove(ctx, []string{path.Join(agent.DirDisks, slot, c.name())}); err != nil {
 		return fmt.Errorf("remove writable layer: %w", err)
 	}
 	return nil

@@ -2,6 +2,7 @@ package vmsandbox
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"maps"
 	"path"
@@ -74,7 +75,18 @@ func (p *pod) imageSlot(ctx context.Context, key string, chain []digest.Digest) 
 	if err != nil {
 		return "", fmt.Errorf("mount image: %w", err)
 	}
-	return slot, p.changeImages(func(all map[string]string) { all[slot] = key })
+	return slot, errors.Join(p.keepChain(key, chain), p.changeImages(func(all map[string]string) { all[slot] = key }))
+}
+
+// keepChain remembers what an image consists of, for whoever saves the machine.
+func (p *pod) keepChain(key string, chain []digest.Digest) error {
+	return p.change(func(s *podState) {
+		s.Chains = maps.Clone(s.Chains) // others read the old one
+		if s.Chains == nil {
+			s.Chains = map[string][]digest.Digest{}
+		}
+		s.Chains[key] = slices.Clone(chain)
+	})
 }
 
 func (p *pod) changeImages(f func(map[string]string)) error {

@@ -65,6 +65,10 @@ func (d *Driver) attach(ctx context.Context, r sandbox.Record) (*pod, error) {
 	}
 	d.setLive(p)
 	p.watch()
+	if err := p.thaw(ctx); err != nil {
+		p.fail(fmt.Errorf("let containers go on that an earlier daemon froze: %w", err))
+		return p, fmt.Errorf("attach to sandbox: %w: %w", sandbox.ErrGone, err)
+	}
 	return p, nil
 }
 

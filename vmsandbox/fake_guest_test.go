@@ -3,6 +3,8 @@ package vmsandbox
 import (
 	"context"
 	"encoding/json"
+	"errors"
+	"io"
 	"net/netip"
 	"sync"
 	"time"
@@ -61,6 +63,19 @@ func (g *fakeGuest) Mount(_ context.Context, m agent.Mount) error {
 	return g.w.did("mount %s %s", m.Type, m.Target)
 }
 
+// Freeze says that every log is 40 bytes long.
+func (g *fakeGuest) Freeze(_ context.Context, names []string) (map[string]int64, error) {
+	logs := map[string]int64{}
+	for _, name := range names {
+		logs[name] = 40
+	}
+	return logs, g.w.did("freeze %d", len(names))
+}
+
+func (g *fakeGuest) Thaw(_ context.Context, names []string) error {
+	return g.w.did("thaw %d", len(names))
+}
+
 func (g *fakeGuest) Stat(context.Context) (agent.Stat, error) {
 	pids := uint64(3)
 	return agent.Stat{
@@ -96,6 +111,20 @@ func (m *fakeMonitor) get(id string) (*fakeContainer, error) {
 		return c, nil
 	}
 	return nil, errdefs.ErrNotFound
+}
+
+// copies are what a machine that goes on from this one's state has.
+func (m *fakeMonitor) copies() map[string]*fakeContainer {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	all := map[string]*fakeContainer{}
+	for id, c := range m.containers {
+		all[id] = &fakeContainer{request: c.request, state: c.state, ended: make(chan struct{})}
+		if c.state.Phase == runtime.Exited {
+			close(all[id].ended)
+		}
+	}
+	return all
 }
 
 func (m *fakeMonitor) Hello(ctx context.Context) (monitor.Info, error) {
@@ -197,7 +226,26 @@ func (l layersOf) Flat(_ context.Context, chain []digest.Digest) (files []string
 	return files, l.did("flat")
 }
 
+func (l layersOf) Digest(_ context.Context, file string) (digest.Digest, error) {
+	return digest.FromString(l.form + file), l.did("digest")
+}
+
 type disksOf struct{ *world }
+
+func (d disksOf) Save(_ context.Context, machine, name string, w io.Writer) error {
+	_, err := io.WriteString(w, "disk "+machine+" "+name)
+	return errors.Join(err, d.did("save %s", name))
+}
+
+func (d disksOf) Load(_ context.Context, machine, name string, r io.Reader) (string, error) {
+	if _, err := io.Copy(io.Discard, r); err != nil {
+		return "", err
+	}
+	d.mu.Lock()
+	d.disks[machine+"/"+name] = true
+	d.mu.Unlock()
+	return "/disks/" + name, d.did("load %s", name)
+}
 
 func (d disksOf) Take(_ context.Context, machine, name string) (string, error) {
 	d.mu.Lock()
@@ -244,6 +292,9 @@ func (m mirrorsOf) Mirror(_ context.Context, r Mirror) error {
 	m.mu.Lock()
 	m.mirrors[r.ID] = true
 	m.mu.Unlock()
+	if r.From > 0 || r.Name != r.ID {
+		return m.did("mirror %s of %s from %d", r.LogPath, r.Name, r.From)
+	}
 	return m.did("mirror %s", r.LogPath)
 }
 
@@ -280,6 +331,8 @@ func (v *fakeVolumes) RemoveContainer(_ context.Context, container string) error
 }
 
 func (v *fakeVolumes) State() (json.RawMessage, error) { return json.RawMessage(`{"is":"kept"}`), nil }
+
+func (v *fakeVolumes) Savable() error { return v.w.did("savable") }
 
 func (v *fakeVolumes) Release() error { return v.w.did("release volumes") }
 

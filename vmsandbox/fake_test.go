@@ -5,10 +5,13 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"net"
+	"os"
 	"os/exec"
 	"path/filepath"
 	"slices"
+	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -31,6 +34,8 @@ type world struct {
 	deadly   string        // the call that takes the machines along
 	rootfs   Rootfs        // of machines that are claimed
 	lag      time.Duration // of their clocks
+	form     string        // in which layers are stored
+	platform Platform
 	machines map[string]*fakeMachine
 	attached map[string]bool // to the network
 	disks    map[string]bool
@@ -44,6 +49,7 @@ func newWorld(t *testing.T) *world {
 	return &world{
 		t: t, dir: t.TempDir(), machines: map[string]*fakeMachine{}, attached: map[string]bool{},
 		disks: map[string]bool{}, mirrors: map[string]bool{}, volumes: map[string]bool{},
+		platform: Platform{Hypervisor: "fake 1", MemoryMiB: 256},
 	}
 }
 
@@ -102,8 +108,41 @@ func (w *world) driver() *Driver {
 }
 
 // Claim hands out a machine whose process sleeps.
-func (w *world) Claim(context.Context) (*Machine, error) {
-	if err := w.did("claim"); err != nil {
+func (w *world) Claim(context.Context) (*Machine, error) { return w.machine("claim") }
+
+func (w *world) Platform(context.Context) (Platform, error) { return w.platform, w.did("platform") }
+
+// Restore hands out one that has the containers of the machine that was saved last.
+func (w *world) Restore(ctx context.Context, state *os.File, disks func(context.Context, string) (map[string]vmm.Disk, error)) (*Machine, error) {
+	text, err := io.ReadAll(state)
+	if err != nil {
+		return nil, err
+	}
+	w.mu.Lock()
+	saved := w.machines[strings.TrimPrefix(string(text), "state of ")]
+	next := fmt.Sprintf("m%d", len(w.machines)+1)
+	w.mu.Unlock()
+	if saved == nil {
+		return nil, fmt.Errorf("state is %q: %w", text, errdefs.ErrInternal)
+	}
+	made, err := disks(ctx, next)
+	if err != nil {
+		return nil, err
+	}
+	m, err := w.machine("restore")
+	if err != nil {
+		return nil, err
+	}
+	fresh := w.machines[m.ID()]
+	fresh.monitor.containers = saved.monitor.copies()
+	for slot := range made {
+		fresh.filled[slot] = true
+	}
+	return m, nil
+}
+
+func (w *world) machine(call string) (*Machine, error) {
+	if err := w.did("%s", call); err != nil {
 		return nil, err
 	}
 	cmd := exec.Command("sleep", "1000")
@@ -121,7 +160,7 @@ func (w *world) Claim(context.Context) (*Machine, error) {
 	w.machines[m.id] = m
 	w.t.Cleanup(func() { _ = cmd.Process.Kill(); <-m.done })
 	claimed := m.claimed()
-	claimed.Rootfs = w.rootfs
+	claimed.Rootfs, claimed.Platform = w.rootfs, w.platform
 	return claimed, nil
 }
 
@@ -177,6 +216,14 @@ func (m *fakeMachine) Pid() int               { return m.cmd.Process.Pid }
 func (m *fakeMachine) Done() <-chan struct{}  { return m.done }
 func (m *fakeMachine) Socket(p string) string { return filepath.Join(m.Dir(), p) }
 func (m *fakeMachine) die()                   { _ = m.cmd.Process.Kill(); <-m.done }
+
+func (m *fakeMachine) Pause(context.Context) error  { return m.w.did("pause") }
+func (m *fakeMachine) Resume(context.Context) error { return m.w.did("resume") }
+
+func (m *fakeMachine) Snapshot(_ context.Context, f *os.File) error {
+	_, err := f.WriteString("state of " + m.id)
+	return errors.Join(err, m.w.did("snapshot"))
+}
 
 func (m *fakeMachine) ClearDisk(_ context.Context, slot string) error {
 	m.w.mu.Lock()

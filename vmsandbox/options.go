@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"io"
 	"log/slog"
 	"net"
 	"net/netip"
@@ -31,6 +32,11 @@ import (
 type Machines interface {
 	// Claim returns a machine that runs and has not been told who it is.
 	Claim(ctx context.Context) (*Machine, error)
+	// Platform is what machines depend on that are saved or go on from now on.
+	Platform(ctx context.Context) (Platform, error)
+	// Restore returns a machine that goes on from a state that is whole, and runs. Its disks
+	// are what disks makes for the id that it gets.
+	Restore(ctx context.Context, state *os.File, disks func(ctx context.Context, machine string) (map[string]vmm.Disk, error)) (*Machine, error)
 	// Attach finds a claimed machine after a restart of the daemon; errdefs.ErrNotFound if
 	// it no longer runs.
 	Attach(ctx context.Context, id string) (*Machine, error)
@@ -55,8 +61,29 @@ type Machine struct {
 	Mounted []string
 	// Rootfs is how a machine that was claimed is to read images; empty for RootfsDisk.
 	Rootfs Rootfs
+	// Platform is what a machine depends on that was claimed or restored.
+	Platform Platform
 	// Release lets go of the machine without ending it.
 	Release func() error
+}
+
+// Platform is what a machine depends on that goes on from a saved state: all of it is to be
+// what it was.
+type Platform struct {
+	// Hypervisor names the program with its version and devices.
+	Hypervisor   string `json:"hypervisor"`
+	Machine      string `json:"machine"`
+	Accelerator  string `json:"accelerator"`
+	CPU          string `json:"cpu"` // model, features and clock rate
+	VCPUs        int    `json:"vcpus"`
+	MemoryMiB    int    `json:"memoryMiB"`
+	MaxMemoryMiB int    `json:"maxMemoryMiB"`
+	// DiskBytes is how large writable disks seem to be.
+	DiskBytes int64 `json:"diskBytes"`
+	// Kernel and Initrd are what the guest runs, and Agent the version of its calls.
+	Kernel digest.Digest `json:"kernel"`
+	Initrd digest.Digest `json:"initrd"`
+	Agent  int           `json:"agent"`
 }
 
 // GuestMonitor supervises the containers in a guest (runtime/monitor.Client).
@@ -88,6 +115,9 @@ type Mirrors interface {
 // Mirror is a container's log on its way to the host.
 type Mirror struct {
 	ID, Sandbox string
+	// Name is what the guest calls the container, From where in its log to begin, in bytes.
+	Name string
+	From int64
 	// Socket is the machine's port for the host's supervisor, LogPath the CRI log.
 	Socket, LogPath string
 }
@@ -97,6 +127,8 @@ type Layers interface {
 	// Flat returns files that, laid one after the other, are one file system with all
 	// layers of a chain.
 	Flat(ctx context.Context, chain []digest.Digest) (files []string, err error)
+	// Digest identifies the content of such a file.
+	Digest(ctx context.Context, file string) (digest.Digest, error)
 }
 
 // Disks are empty file systems (vmsandbox/disk.Store).
@@ -107,6 +139,9 @@ type Disks interface {
 	Path(machine, name string) (string, error)
 	// Remove removes those of a machine, all if none is named. It is idempotent.
 	Remove(machine string, names ...string) error
+	// Save writes what one is now, Load makes one of that and returns its path.
+	Save(ctx context.Context, machine, name string, w io.Writer) error
+	Load(ctx context.Context, machine, name string, r io.Reader) (path string, err error)
 }
 
 // Volumes are what one pod's containers see of the host (vmsandbox/volume.Set).
@@ -118,6 +153,9 @@ type Volumes interface {
 	RemoveContainer(ctx context.Context, container string) error
 	// State describes the volumes for the next daemon.
 	State() (json.RawMessage, error)
+	// Savable is errdefs.ErrFailedPrecondition, with the name of a volume, if the machine
+	// cannot be saved because of it.
+	Savable() error
 	// Release leaves everything to the next daemon, Close removes it.
 	Release() error
 	Close() error
@@ -134,6 +172,14 @@ type VolumeOptions struct {
 	Disk func(ctx context.Context, nth int) (dir, file string, err error)
 	// State is that of an earlier daemon, or nil.
 	State json.RawMessage
+	// Moved, if set, are the containers of a checkpoint, which State is of then.
+	Moved []MovedVolumes
+}
+
+// MovedVolumes are what a restored container mounts now.
+type MovedVolumes struct {
+	From, ID string // what the checkpoint called it, and what it is called
+	Mounts   []runtime.Mount
 }
 
 // Network connects pods (sandbox/cni.Network).

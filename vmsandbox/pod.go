@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"github.com/containerd/errdefs"
+	"github.com/opencontainers/go-digest"
 
 	"github.com/cricket-cri/cricket/sandbox"
 	"github.com/cricket-cri/cricket/vmsandbox/agent"
@@ -39,6 +40,9 @@ type pod struct {
 
 	// disks is held while slots change, which may take a while.
 	disks sync.Mutex
+	// still is held while the machine is paused, by whoever pauses it, and shared by whoever
+	// takes silence for death.
+	still sync.RWMutex
 
 	mu       sync.Mutex
 	state    podState
@@ -71,6 +75,13 @@ type podState struct {
 	Images   map[string]string      `json:"images,omitempty"`
 	Mapped   map[string]mappedImage `json:"mapped,omitempty"`
 	Writable []string               `json:"writable,omitempty"`
+	// Chains are the layers of what was ever in a slot for images, by key.
+	Chains map[string][]digest.Digest `json:"chains,omitempty"`
+	// Platform is what the machine depends on, empty if an earlier version made it.
+	Platform Platform `json:"platform,omitzero"`
+	// Frozen are containers, by their names in the guest, that stand still while the machine
+	// is saved.
+	Frozen []string `json:"frozen,omitempty"`
 	// Volumes is Volumes.State.
 	Volumes json.RawMessage `json:"volumes,omitempty"`
 }

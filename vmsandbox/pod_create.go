@@ -29,6 +29,8 @@ type birth struct {
 	told    chan struct{}
 	toldErr error
 	stop    context.CancelFunc // what tells it
+	// from is what a restored pod goes on from, nil for others.
+	from *restoration
 }
 
 // Create makes a sandbox that is networked and ready, or leaves nothing behind.
@@ -107,13 +109,20 @@ func (p *pod) claimMachine(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	return p.takeMachine(ctx, m, VolumeOptions{}, func(s *podState) { s.Writable = slices.Clone(m.Mounted) })
+}
+
+// takeMachine makes a machine the pod's own; v and more are what else is known of it.
+func (p *pod) takeMachine(ctx context.Context, m *Machine, v VolumeOptions, more func(*podState)) error {
 	p.machine = m
-	err = p.change(func(s *podState) {
+	err := p.change(func(s *podState) {
 		s.Machine, s.Dir, s.VolumesDir, s.NetNS = m.ID(), m.Dir(), m.Volumes, m.NetNS
-		s.Writable, s.Rootfs = slices.Clone(m.Mounted), m.Rootfs
+		s.Platform, s.Rootfs = m.Platform, m.Rootfs
+		more(s)
 	})
 	if err == nil {
-		err = p.openVolumes()
+		v.Dir = m.Volumes
+		err = p.openVolumesOf(v)
 	}
 	if err != nil {
 		return errors.Join(err, p.removeMachine(context.WithoutCancel(ctx)))
@@ -124,7 +133,11 @@ func (p *pod) claimMachine(ctx context.Context) error {
 // openVolumes makes the pod's volumes, or finds those of an earlier daemon again.
 func (p *pod) openVolumes() (err error) {
 	s := p.snapshot()
-	o := VolumeOptions{Dir: s.VolumesDir, State: s.Volumes, Disk: p.volumeDisk}
+	return p.openVolumesOf(VolumeOptions{Dir: s.VolumesDir, State: s.Volumes})
+}
+
+func (p *pod) openVolumesOf(o VolumeOptions) (err error) {
+	o.Disk = p.volumeDisk
 	if p.machine != nil {
 		o.Guest = p.machine.Guest
 	}
@@ -158,6 +171,12 @@ func (b *birth) introduce(ctx context.Context) {
 			return fmt.Errorf("set sysctls: %w", err)
 		}
 		if err := b.putFiles(ctx); err != nil {
+			return err
+		}
+		if b.from != nil { // it has all else since it was saved
+			return b.change(func(s *podState) { s.Guest = info })
+		}
+		if err := b.mountShared(ctx); err != nil {
 			return err
 		}
 		holder, err := b.holdNamespaces(ctx)

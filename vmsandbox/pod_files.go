@@ -65,7 +65,7 @@ func ipcSysctls(c *sandbox.Config) map[string]string {
 	return own
 }
 
-// putFiles makes what the pod's containers find in /etc and their shared memory.
+// putFiles makes what the pod's containers find in /etc.
 func (p *pod) putFiles(ctx context.Context) error {
 	c := p.config()
 	etc, err := sandbox.EtcFiles(c)
@@ -82,8 +82,14 @@ func (p *pod) putFiles(ctx context.Context) error {
 	if err := p.machine.Guest.Put(ctx, files); err != nil {
 		return fmt.Errorf("put files into guest: %w", err)
 	}
+	return nil
+}
+
+// mountShared makes the memory that the pod's containers share.
+func (p *pod) mountShared(ctx context.Context) error {
+	uid, gid := rootOf(p.config())
 	id := func(n uint32) string { return strconv.FormatUint(uint64(n), 10) }
-	err = p.machine.Guest.Mount(ctx, agent.Mount{
+	err := p.machine.Guest.Mount(ctx, agent.Mount{
 		Source: "shm", Target: path.Join(podFiles, "shm"), Type: "tmpfs", Options: []string{
 			"nosuid", "nodev", "noexec", "mode=1777", "size=" + strconv.Itoa(shmSize), "uid=" + id(uid), "gid=" + id(gid),
 		},

@@ -110,7 +110,7 @@ func (c *container) Stat(ctx context.Context, s *runtime.Stat) error {
 	if err != nil {
 		return err
 	}
-	own, ok := all.Containers[c.id]
+	own, ok := all.Containers[c.name()]
 	if !ok {
 		return fmt.Errorf("measure container: %w", errdefs.ErrNotFound)
 	}
@@ -125,7 +125,7 @@ func (c *container) Processes(ctx context.Context) (runtime.ProcessStat, error) 
 	if err != nil {
 		return runtime.ProcessStat{}, err
 	}
-	own, ok := all[c.id]
+	own, ok := all[c.name()]
 	if !ok {
 		return runtime.ProcessStat{}, fmt.Errorf("count processes of container: %w", errdefs.ErrNotFound)
 	}

@@ -101,6 +101,11 @@ func (p *pod) ping(ctx context.Context) error {
 }
 
 func (p *pod) pingOnce(ctx context.Context) error {
+	p.still.RLock()
+	defer p.still.RUnlock()
+	if ctx.Err() != nil {
+		return ctx.Err()
+	}
 	ctx, cancel := context.WithTimeout(ctx, busySilence)
 	defer cancel()
 	answered := make(chan error, 1)

@@ -21,7 +21,7 @@ func (s *Server) dispatch(ctx context.Context, conn net.Conn, req request) (any,
 		}
 		return nil, nil
 	case "hello":
-		return Info{Version: Version, Oldest: Oldest, Pid: os.Getpid(), BootID: s.boot}, nil
+		return Info{Version: Version, Oldest: Oldest, Pid: os.Getpid(), BootID: s.boot, MirrorNames: true}, nil
 	case "list":
 		return s.list(), nil
 	case "restored":

@@ -1,6 +1,7 @@
 package monitor
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -50,6 +51,8 @@ func checkMirror(r MirrorRequest) error {
 		return fmt.Errorf("check id: %w", errdefs.ErrInvalidArgument)
 	case !filepath.IsAbs(r.Socket) || !filepath.IsAbs(r.LogPath):
 		return fmt.Errorf("check paths: socket or log is not absolute: %w", errdefs.ErrInvalidArgument)
+	case r.From < 0:
+		return fmt.Errorf("check beginning of log: negative: %w", errdefs.ErrInvalidArgument)
 	case r.MaxBytes < 0 || r.MaxRate < 0 || r.MaxLogLine < 0:
 		return fmt.Errorf("check limits: negative: %w", errdefs.ErrInvalidArgument)
 	}
@@ -156,10 +159,11 @@ func (m *mirror) read(ctx context.Context, client *Client) (err error) {
 		}
 	}()
 	m.mu.Lock()
-	from := m.file.next()
+	r := m.rec.Request
+	from := max(m.file.next(), r.From)
 	m.filter.broken = false
 	m.mu.Unlock()
-	return client.Log(ctx, LogRequest{ID: m.rec.Request.ID, Offset: from}, func(at int64, p []byte) error {
+	return client.Log(ctx, LogRequest{ID: cmp.Or(r.Name, r.ID), Offset: from}, func(at int64, p []byte) error {
 		if err := m.channel.budget.take(ctx, len(p)); err != nil {
 			return err
 		}

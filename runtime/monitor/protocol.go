@@ -43,6 +43,8 @@ type Info struct {
 	Oldest  int    `json:"oldest"`
 	Pid     int    `json:"pid"`
 	BootID  string `json:"bootID"`
+	// MirrorNames: MirrorRequest.Name and From are understood.
+	MirrorNames bool `json:"mirrorNames,omitempty"`
 }
 
 // CreateRequest describes a container whose bundle lies ready, or comes with it.
@@ -121,8 +123,12 @@ const (
 // MirrorRequest asks for the log of a container in a guest, whose monitor has it, to be
 // brought into a file of this machine.
 type MirrorRequest struct {
-	// ID is the container's, in the guest and here.
-	ID string `json:"id"`
+	// ID is the container's here. Name is what the guest calls it, if that is something else;
+	// monitors that do not know the field take the ID (Info.MirrorNames).
+	ID   string `json:"id"`
+	Name string `json:"name,omitempty"`
+	// From is where in the guest's log the mirror begins, in bytes.
+	From int64 `json:"from,omitempty"`
 	// Sandbox is whose log this is: List tells it, nothing else depends on it.
 	Sandbox string `json:"sandbox,omitempty"`
 	// Socket is the unix socket of the channel (runtime/mux) on which the guest offers

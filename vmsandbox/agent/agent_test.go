@@ -75,8 +75,12 @@ func (s *stand) Processes(ctx context.Context) (map[string]runtime.ProcessStat, 
 func (s *stand) Limit(ctx context.Context, r *specs.LinuxResources) error {
 	return s.note(ctx, "limit", r)
 }
-func (s *stand) Online(ctx context.Context) error          { return s.note(ctx, "online", nil) }
-func (s *stand) Sync(ctx context.Context, drop bool) error { return s.note(ctx, "sync", drop) }
+func (s *stand) Online(ctx context.Context) error { return s.note(ctx, "online", nil) }
+func (s *stand) Freeze(ctx context.Context, names []string) (map[string]int64, error) {
+	return map[string]int64{"a": 7}, s.note(ctx, "freeze", names)
+}
+func (s *stand) Thaw(ctx context.Context, names []string) error { return s.note(ctx, "thaw", names) }
+func (s *stand) Sync(ctx context.Context, drop bool) error      { return s.note(ctx, "sync", drop) }
 
 func socketpair(t testing.TB) (a, b net.Conn) {
 	t.Helper()

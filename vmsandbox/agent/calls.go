@@ -42,6 +42,11 @@ type Guest interface {
 	Online(ctx context.Context) error
 	// Sync writes everything to the disks, and drops caches if asked to.
 	Sync(ctx context.Context, drop bool) error
+	// Freeze stops all processes of containers and returns when they stand still, with the
+	// length of each container's log in bytes; none is frozen if there is an error. Thaw lets
+	// them go on. Both are idempotent.
+	Freeze(ctx context.Context, containers []string) (logs map[string]int64, err error)
+	Thaw(ctx context.Context, containers []string) error
 }
 
 // Services that a stream can ask for. TCP is followed by the port number: "tcp/8080".

@@ -45,6 +45,8 @@ const (
 	opLimit     = "limit"
 	opOnline    = "online"
 	opSync      = "sync"
+	opFreeze    = "freeze"
+	opThaw      = "thaw"
 )
 
 // Hello implements Guest.
@@ -136,6 +138,18 @@ func (c *Client) Online(ctx context.Context) error { return c.tell(ctx, opOnline
 // Sync implements Guest.
 func (c *Client) Sync(ctx context.Context, drop bool) error {
 	return c.tell(ctx, opSync, syncRequest{Drop: drop})
+}
+
+// Freeze implements Guest.
+func (c *Client) Freeze(ctx context.Context, containers []string) (map[string]int64, error) {
+	return ask(ctx, c, opFreeze, names(containers), maxAnswer, func(b, _ []byte) (map[string]int64, error) {
+		return decodeMap(b, maxContainers, func(n *int64) { *n = max(*n, 0) })
+	})
+}
+
+// Thaw implements Guest.
+func (c *Client) Thaw(ctx context.Context, containers []string) error {
+	return c.tell(ctx, opThaw, names(containers))
 }
 
 // body is what goes into a request. Both sides check it.

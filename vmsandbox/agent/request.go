@@ -19,6 +19,7 @@ type (
 	source      string // of a file to be read
 	trees       []string
 	fileList    []File
+	names       []string // of containers
 	limits      specs.LinuxResources
 	syncRequest struct {
 		Drop bool `json:"drop"`
@@ -151,6 +152,18 @@ func (p trees) check() error {
 	for _, tree := range p {
 		if err := checkInside(tree, true); err != nil {
 			return err
+		}
+	}
+	return nil
+}
+
+func (n names) check() error {
+	if len(n) > maxContainers {
+		return invalid("%d containers", len(n))
+	}
+	for _, name := range n {
+		if err := checkName(&name); err != nil || strings.HasPrefix(name, ".") {
+			return invalid("name of container %.100q", name)
 		}
 	}
 	return nil

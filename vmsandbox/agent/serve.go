@@ -105,6 +105,12 @@ func dispatch(ctx context.Context, r request, content []byte, g Guest) (any, err
 		return nil, with(r, func(p trees) error { return g.Remove(ctx, p) })
 	case opLimit:
 		return nil, with(r, func(l limits) error { return g.Limit(ctx, (*specs.LinuxResources)(&l)) })
+	case opFreeze:
+		var logs map[string]int64
+		err := with(r, func(n names) (err error) { logs, err = g.Freeze(ctx, n); return err })
+		return logs, err
+	case opThaw:
+		return nil, with(r, func(n names) error { return g.Thaw(ctx, n) })
 	case opSync:
 		return nil, with(r, func(s syncRequest) error { return g.Sync(ctx, s.Drop) })
 	}

@@ -113,7 +113,8 @@ func (s *Store) make(path string, pattern []extent) error {
 	if err != nil && !errors.Is(err, os.ErrExist) {
 		return fmt.Errorf("make disk: %w", kind(err))
 	}
-	if err := write(path, s.options.Bytes, pattern); err != nil {
+	err = writeWith(path, func(f *os.File) error { return fill(f, s.options.Bytes, pattern) })
+	if err != nil {
 		return fmt.Errorf("make disk: %w", kind(err))
 	}
 	return nil
@@ -131,9 +132,9 @@ func kind(err error) error {
 	}
 }
 
-// write makes the file beside its place and links it there, so that a name has either
+// writeWith makes the file beside its place and links it there, so that a name has either
 // nothing or a whole disk.
-func write(path string, bytes int64, pattern []extent) error {
+func writeWith(path string, fill func(*os.File) error) error {
 	dir, err := unix.Open(filepath.Dir(path), unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
 	if err != nil {
 		return err
@@ -145,7 +146,7 @@ func write(path string, bytes int64, pattern []extent) error {
 		return err
 	}
 	f := os.NewFile(uintptr(fd), temp)
-	err = fill(f, bytes, pattern)
+	err = fill(f)
 	err = errors.Join(err, f.Close())
 	if err == nil {
 		err = unix.Renameat2(dir, temp, dir, filepath.Base(path), unix.RENAME_NOREPLACE)

@@ -3,12 +3,14 @@ package node
 import (
 	"context"
 	"fmt"
+	"os"
 
 	"github.com/containerd/errdefs"
 
 	"github.com/cricket-cri/cricket/runtime/monitor"
 	"github.com/cricket-cri/cricket/vmsandbox"
 	"github.com/cricket-cri/cricket/vmsandbox/template"
+	"github.com/cricket-cri/cricket/vmsandbox/vmm"
 )
 
 // machines are the node's, for its driver. They can be attached to and removed at once, and
@@ -17,21 +19,54 @@ type machines struct{ *Node }
 
 // Claim waits until it is known how machines run.
 func (m machines) Claim(ctx context.Context) (*vmsandbox.Machine, error) {
-	select {
-	case <-m.ready:
-	case <-ctx.Done():
-		return nil, ctx.Err()
-	}
-	if m.err != nil {
-		return nil, fmt.Errorf("virtual machines cannot run: %w: %w", errdefs.ErrUnavailable, m.err)
+	platform, err := m.Platform(ctx)
+	if err != nil {
+		return nil, err
 	}
 	vm, err := m.pool.Claim(ctx)
 	if err != nil {
 		return nil, err
 	}
+	return m.fresh(vm, platform), nil
+}
+
+func (m machines) fresh(vm *template.VM, p vmsandbox.Platform) *vmsandbox.Machine {
 	claimed := machineOf(vm)
-	claimed.Rootfs = m.rootfs
-	return claimed, nil
+	claimed.Rootfs, claimed.Platform = m.rootfs, p
+	return claimed
+}
+
+// Restore waits likewise.
+func (m machines) Restore(ctx context.Context, state *os.File, disks func(context.Context, string) (map[string]vmm.Disk, error)) (*vmsandbox.Machine, error) {
+	platform, err := m.Platform(ctx)
+	if err != nil {
+		return nil, err
+	}
+	vm, err := m.pool.Restore(ctx, state, disks)
+	if err != nil {
+		return nil, err
+	}
+	return m.fresh(vm, platform), nil
+}
+
+// Platform waits until it is known how machines run.
+func (m machines) Platform(ctx context.Context) (vmsandbox.Platform, error) {
+	select {
+	case <-m.ready:
+	case <-ctx.Done():
+		return vmsandbox.Platform{}, ctx.Err()
+	}
+	if m.err != nil {
+		return vmsandbox.Platform{}, fmt.Errorf("virtual machines cannot run: %w: %w", errdefs.ErrUnavailable, m.err)
+	}
+	p := m.platform
+	// The program may have been exchanged since.
+	version, err := m.options.Hypervisor.Version(ctx)
+	if err != nil {
+		return p, err
+	}
+	p.Hypervisor = version
+	return p, nil
 }
 
 // Attach finds a machine of a pod again.
@@ -60,8 +95,17 @@ type mirrors struct {
 }
 
 func (m mirrors) Mirror(ctx context.Context, r vmsandbox.Mirror) error {
+	if r.Name != r.ID {
+		info, err := m.client.Hello(ctx)
+		if err != nil {
+			return err
+		}
+		if !info.MirrorNames {
+			return fmt.Errorf("cricket-monitor is of an earlier version, restart it: %w", errdefs.ErrFailedPrecondition)
+		}
+	}
 	return m.client.Mirror(ctx, monitor.MirrorRequest{
-		ID: r.ID, Sandbox: r.Sandbox, Socket: r.Socket, LogPath: r.LogPath, MaxLogLine: m.maxLine,
+		ID: r.ID, Name: r.Name, From: r.From, Sandbox: r.Sandbox, Socket: r.Socket, LogPath: r.LogPath, MaxLogLine: m.maxLine,
 	})
 }
 

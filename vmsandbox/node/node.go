@@ -79,6 +79,8 @@ type Node struct {
 	pool    *template.Pool
 	err     error
 	verdict accel.Verdict
+	// platform is final when ready is closed, but for the hypervisor's version.
+	platform vmsandbox.Platform
 }
 
 // Start finds the machines of pods again, and begins in the background to find out how
@@ -95,9 +97,7 @@ func Start(ctx context.Context, o Options) (*Node, error) {
 	}
 	n.Driver, err = vmsandbox.NewDriver(vmsandbox.Options{
 		State: o.State, Machines: machines{n}, Mirrors: mirrors{o.Monitor, o.MaxLogLine}, Layers: o.Layers, Disks: n.disks,
-		Volumes: func(v vmsandbox.VolumeOptions) (vmsandbox.Volumes, error) {
-			return volume.New(volume.Options{Guest: v.Guest, Dir: v.Dir, Disk: v.Disk, State: v.State, Log: o.Log})
-		},
+		Volumes: func(v vmsandbox.VolumeOptions) (vmsandbox.Volumes, error) { return volumes(v, o.Log) },
 		Network: o.Network, SystemdCgroup: o.SystemdCgroup, MaxMemoryMiB: o.Shape.MaxMemoryMiB, MaxLogLine: o.MaxLogLine, Log: o.Log,
 	})
 	if err != nil {
@@ -109,6 +109,21 @@ func Start(ctx context.Context, o Options) (*Node, error) {
 	}
 	n.begin(ctx, o.Accelerator, claimed)
 	return n, nil
+}
+
+// volumes makes those of a pod; those of a checkpoint lie elsewhere than they did.
+func volumes(v vmsandbox.VolumeOptions, log *slog.Logger) (vmsandbox.Volumes, error) {
+	if v.Moved != nil {
+		var moved []volume.Moved
+		for _, m := range v.Moved {
+			moved = append(moved, volume.Moved(m))
+		}
+		var err error
+		if v.State, err = volume.Move(v.State, moved); err != nil {
+			return nil, err
+		}
+	}
+	return volume.New(volume.Options{Guest: v.Guest, Dir: v.Dir, Disk: v.Disk, State: v.State, Log: log})
 }
 
 func prepare(o Options) (*Node, error) {
@@ -169,6 +184,10 @@ func (n *Node) begin(ctx context.Context, accelerator string, claimed []string) 
 		}
 		n.options.Shape.Accelerator = n.verdict.Accelerator
 		n.chooseRootfs()
+		if n.platform, n.err = platformOf(n.options.Shape, n.disks.Bytes()); n.err != nil {
+			n.log.Error("virtual machines cannot run", "error", n.err)
+			return
+		}
 		if n.pool, n.err = template.New(n.options); n.err != nil {
 			return
 		}

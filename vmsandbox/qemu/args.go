@@ -190,7 +190,7 @@ func check(c vmm.Config) error {
 		"Initrd":       strings.Contains(s.Initrd, ","),
 		"MAC":          strings.ContainsAny(c.MAC, ", "),
 		"Volumes":      c.Volumes != "" && (!filepath.IsAbs(c.Volumes) || strings.Contains(c.Volumes, ",")),
-		"State":        c.State != nil && c.Memory.File == nil,
+		"State":        c.State != nil && c.Memory.File == nil && !c.Whole,
 	} {
 		if bad {
 			return fmt.Errorf("check machine: field %s: %w", field, errdefs.ErrInvalidArgument)

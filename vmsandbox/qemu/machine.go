@@ -200,12 +200,12 @@ func (m *machine) Resume(ctx context.Context) error {
 	return nil
 }
 
-// capabilities leave the memory out of a state that is saved or loaded, and report the
-// end of that by an event.
-func (m *machine) capabilities(ctx context.Context) error {
+// capabilities leave the memory out of a state that is saved or loaded, unless it is whole,
+// and report the end of that by an event.
+func (m *machine) capabilities(ctx context.Context, whole bool) error {
 	return m.ask(func(q *govmm.QMP) error {
 		return q.ExecSetMigrationCaps(ctx, []map[string]any{
-			{"capability": "x-ignore-shared", "state": true},
+			{"capability": "x-ignore-shared", "state": !whole},
 			{"capability": "events", "state": true},
 		})
 	})
@@ -213,8 +213,16 @@ func (m *machine) capabilities(ctx context.Context) error {
 
 // Save writes the device state. Only Remove makes sense afterwards.
 func (m *machine) Save(ctx context.Context, f *os.File) error {
-	if err := m.capabilities(ctx); err != nil {
-		return fmt.Errorf("save machine: %w", err)
+	if err := m.write(ctx, f, false); err != nil {
+		return m.explain(fmt.Errorf("save machine: %w", err))
+	}
+	return nil
+}
+
+// write writes a state, with the memory if it is to be whole.
+func (m *machine) write(ctx context.Context, f *os.File, whole bool) error {
+	if err := m.capabilities(ctx, whole); err != nil {
+		return err
 	}
 	w := m.qmp.Watch()
 	defer w.Close()
@@ -226,17 +234,14 @@ func (m *machine) Save(ctx context.Context, f *os.File) error {
 	if err == nil {
 		err = m.migrated(ctx, w)
 	}
-	if err != nil {
-		return m.explain(fmt.Errorf("save machine: %w", err))
-	}
-	return nil
+	return err
 }
 
-// load reads the device state from an inherited descriptor.
-func (m *machine) load(ctx context.Context, fd int) error {
+// load reads a state from an inherited descriptor.
+func (m *machine) load(ctx context.Context, fd int, whole bool) error {
 	w := m.qmp.Watch()
 	defer w.Close()
-	err := m.capabilities(ctx)
+	err := m.capabilities(ctx, whole)
 	if err == nil {
 		// QEMU would have the guest announce its address five times, for switches that know
 		// it somewhere else. Nobody knows a clone yet.

@@ -191,7 +191,7 @@ func (s *starting) connect(ctx context.Context) (err error) {
 func (s *starting) prepare(ctx context.Context) error {
 	m := s.machine
 	if s.config.State != nil {
-		if err := m.load(ctx, s.launch.state); err != nil {
+		if err := m.load(ctx, s.launch.state, s.config.Whole); err != nil {
 			return err
 		}
 	}

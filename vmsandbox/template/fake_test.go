@@ -310,6 +310,10 @@ func (g *guest) Limit(ctx context.Context, _ *specs.LinuxResources) error {
 	return g.call(ctx, "limit")
 }
 func (g *guest) Online(ctx context.Context) error { return g.call(ctx, "online") }
+func (g *guest) Freeze(ctx context.Context, _ []string) (map[string]int64, error) {
+	return nil, g.call(ctx, "freeze")
+}
+func (g *guest) Thaw(ctx context.Context, _ []string) error { return g.call(ctx, "thaw") }
 func (g *guest) Sync(ctx context.Context, drop bool) error {
 	return g.call(ctx, fmt.Sprint("sync ", drop))
 }

@@ -26,6 +26,8 @@ type birth struct {
 	machine vmm.Machine
 	// from is the template of a clone.
 	from *image
+	// disks makes those of a machine that goes on from a state of its own; nil for others.
+	disks Disking
 	// low lets it run with low priority.
 	low  bool
 	nice int
@@ -103,7 +105,7 @@ func (b *birth) steps() []flow.Step {
 			},
 		},
 		flow.Step{Name: "reach guest", Do: b.reach, Undo: func(context.Context) error { return b.vm.Session.Close() }})
-	if p.options.Disks != nil && b.from == nil {
+	if p.options.Disks != nil && b.from == nil && b.disks == nil {
 		steps = append(steps, flow.Step{Name: "mount disk", Do: b.mountDisk})
 	}
 	return steps
@@ -120,6 +122,10 @@ func (b *birth) prepare(context.Context) error {
 }
 
 func (b *birth) takeDisk(ctx context.Context) (err error) {
+	if b.disks != nil {
+		b.config.Disks, err = b.disks(ctx, b.config.ID)
+		return err
+	}
 	var path string
 	if b.from != nil {
 		path, err = b.pool.options.Disks.Copy(b.config.ID, firstDisk, b.from.disk)

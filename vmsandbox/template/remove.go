@@ -24,7 +24,10 @@ func (p *Pool) Attach(ctx context.Context, id string) (*VM, error) {
 	}
 	reaching, cancel := context.WithTimeout(ctx, p.options.Clone)
 	defer cancel()
-	vm, err := reach(reaching, m)
+	var vm *VM
+	if err = resume(reaching, m); err == nil {
+		vm, err = reach(reaching, m)
+	}
 	if err == nil {
 		if err = vm.introduce(reaching); err != nil {
 			err = errors.Join(err, vm.Session.Close())

@@ -26,6 +26,7 @@ const (
 	Cloned   Origin = "cloned"   // made for the claim from the template
 	Booted   Origin = "booted"   // made for the claim without a template
 	Attached Origin = "attached" // found again
+	Restored Origin = "restored" // goes on from a state of its own
 )
 
 // VM is a machine with the daemon's channel into its guest.

@@ -61,6 +61,14 @@ type Witness interface {
 	LastWords() string
 }
 
+// Snapshotter is a Machine that can be saved as a whole and goes on.
+type Snapshotter interface {
+	// Snapshot writes the memory and the state of the devices of a paused machine to f,
+	// which a Config with Whole goes on from. What is on its disks is not in it. Resume lets
+	// the machine go on, whatever came of it.
+	Snapshot(ctx context.Context, f *os.File) error
+}
+
 // Mapper is a Machine that can show its guest files of the host as memory, read-only:
 // what the guest reads is the host's page cache, and it keeps no copy.
 type Mapper interface {
@@ -88,7 +96,9 @@ type Config struct {
 	ID    string
 	Shape Shape
 	// State is the device state of the template to go on from; nil boots the kernel.
-	State  *os.File
+	State *os.File
+	// Whole says that State holds the memory too (Snapshotter), so that Memory needs no file.
+	Whole  bool
 	Memory Memory
 	// Tap is an open tap device with IFF_VNET_HDR; nil leaves the NIC without a
 	// back end.

@@ -9,6 +9,7 @@ import (
 	"path"
 	"slices"
 	"strconv"
+	"strings"
 
 	"github.com/containerd/errdefs"
 
@@ -66,6 +67,8 @@ type volume struct {
 	Source string   `json:"source"`
 	Path   string   `json:"path"`            // in the guest
 	Users  []string `json:"users,omitempty"` // ids of containers
+	// Targets are where they mount it: "ID PATH".
+	Targets []string `json:"targets,omitempty"`
 
 	// Which file of the host it is: of a file that is copied back, and of an emptyDir on a
 	// disk of its own that disk.
@@ -169,6 +172,9 @@ func (s *Set) Add(ctx context.Context, container string, m runtime.Mount) (runti
 	if !slices.Contains(v.Users, container) {
 		v.Users = append(v.Users, container)
 	}
+	if t := target(container, m.Destination); !slices.Contains(v.Targets, t) {
+		v.Targets = append(v.Targets, t)
+	}
 	return s.inGuest(ctx, m, v, p)
 }
 
@@ -237,7 +243,7 @@ func (s *Set) key(m runtime.Mount, src *source, p plan) (string, volume) {
 	case kindFile:
 		v.Writable = !m.Readonly
 		v.Dev, v.Ino = src.stat.Dev, src.stat.Ino
-		return fmt.Sprintf("%s %d:%d", key, v.Dev, v.Ino), v
+		return fileKey(key, v), v
 	case kindShared:
 		v.Follow = m.Propagation == runtime.PropagationHostToContainer
 		key = fmt.Sprintf("%s follow=%t", key, v.Follow)
@@ -250,6 +256,11 @@ func (s *Set) key(m runtime.Mount, src *source, p plan) (string, volume) {
 	return key, v
 }
 
+func fileKey(key string, v volume) string { return fmt.Sprintf("%s %d:%d", key, v.Dev, v.Ino) }
+
+// target names one mount of a container.
+func target(container, destination string) string { return container + " " + path.Clean(destination) }
+
 // RemoveContainer lets go of what only that container used. emptyDirs stay: they live as
 // long as the pod. It is idempotent, and needs no guest that answers.
 func (s *Set) RemoveContainer(ctx context.Context, container string) error {
@@ -261,6 +272,7 @@ func (s *Set) RemoveContainer(ctx context.Context, container string) error {
 	var errs []error
 	for key, v := range s.state.Volumes {
 		v.Users = slices.DeleteFunc(v.Users, func(u string) bool { return u == container })
+		v.Targets = slices.DeleteFunc(v.Targets, func(t string) bool { return strings.HasPrefix(t, container+" ") })
 		if len(v.Users) > 0 || v.Kind == kindMemory || v.Kind == kindDisk {
 			continue
 		}
