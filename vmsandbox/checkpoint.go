@@ -83,8 +83,8 @@ func (c *checkpointing) describe(containers []string) error {
 		return fmt.Errorf("the machine was made by an earlier version of Cricket: %w", errdefs.ErrFailedPrecondition)
 	case len(s.Mapped) > 0:
 		return fmt.Errorf("the machine has images mapped as memory (vm.rootfs): %w", errdefs.ErrFailedPrecondition)
-	case s.Added > 0:
-		return fmt.Errorf("the machine has grown by %d MiB for its containers' limits (vm.memory_mib): %w", s.Added>>20, errdefs.ErrFailedPrecondition)
+	case s.Added != sum(s.Pieces):
+		return fmt.Errorf("the machine was given memory by an earlier version of Cricket: %w", errdefs.ErrFailedPrecondition)
 	}
 	if err := c.volumes.Savable(); err != nil {
 		return err
@@ -94,7 +94,7 @@ func (c *checkpointing) describe(containers []string) error {
 		return err
 	}
 	c.saved = saved{
-		Version: savedVersion, Platform: s.Platform, Config: s.Config, Holder: s.Holder, Volumes: volumes,
+		Version: savedVersion, Platform: s.Platform, Config: s.Config, Holder: s.Holder, Volumes: volumes, Added: s.Pieces,
 		Writable: s.Writable, Images: map[string]savedImage{}, Files: map[string]savedFile{},
 	}
 	ids, err := c.containerIDs()
@@ -121,7 +121,7 @@ func (c *checkpointing) describeContainer(ct *container, wanted bool) error {
 	case !wanted:
 		c.saved.Others = append(c.saved.Others, savedOther{Name: name, Slot: r.Slot})
 		return nil
-	case r.exited() || r.Held || !r.Created:
+	case r.exited() || r.Held || r.StartedAt.IsZero():
 		return fmt.Errorf("container %s does not run: %w", ct.id, errdefs.ErrFailedPrecondition)
 	}
 	process, err := ct.process()
@@ -194,10 +194,15 @@ func (c *checkpointing) standingStill(ctx context.Context, f func(context.Contex
 		}
 	}()
 	var logs map[string]int64
-	err = p.guest(ctx, longBudget, func(ctx context.Context) (err error) {
+	// What it is to undo has to be over: the call has its own time, and the caller's counts
+	// afterwards.
+	err = p.guest(context.WithoutCancel(ctx), callBudget, func(ctx context.Context) (err error) {
 		logs, err = p.machine.Guest.Freeze(ctx, c.names)
 		return err
 	})
+	if err == nil {
+		err = ctx.Err()
+	}
 	if err != nil {
 		return err
 	}
@@ -226,7 +231,12 @@ func (p *pod) paused(ctx context.Context, f func(context.Context) error) (err er
 		}
 		p.driver.opts.Log.Debug("machine was paused", "sandbox", p.id, "took", time.Since(began))
 	}()
-	if err := p.machine.Pause(within); err != nil {
+	pausing, stop := context.WithTimeout(context.WithoutCancel(ctx), goOnBudget)
+	defer stop()
+	if err := p.machine.Pause(pausing); err != nil {
+		return err
+	}
+	if err := within.Err(); err != nil {
 		return err
 	}
 	return f(within)

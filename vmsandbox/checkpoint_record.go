@@ -40,10 +40,11 @@ type saved struct {
 	Version  int            `json:"version"`
 	Platform Platform       `json:"platform"`
 	Config   sandbox.Config `json:"config"`
-	// Holder is as in podState, Images what is in the slots for images, by slot, as far as
+	// Holder is as in podState, and so are the pieces Added, Images what is in the slots for images, by slot, as far as
 	// the containers need it, Empty the other slots that the guest has mounted, Writable the
 	// slots of disks.
 	Holder     int                   `json:"holder,omitempty"`
+	Added      []int64               `json:"added,omitempty"`
 	Images     map[string]savedImage `json:"images"`
 	Empty      []string              `json:"empty,omitempty"`
 	Writable   []string              `json:"writable"`
@@ -82,6 +83,16 @@ type savedOther struct {
 type savedFile struct {
 	Bytes  int64  `json:"bytes"`
 	SHA256 string `json:"sha256"`
+}
+
+// maxPiece is more memory than a machine gets at once, in bytes.
+const maxPiece = 1 << 44
+
+func sum(pieces []int64) (all int64) {
+	for _, p := range pieces {
+		all += p
+	}
+	return all
 }
 
 // measure is what a file is, from its beginning on.
@@ -176,6 +187,11 @@ func (s *saved) check() error {
 	}
 	if s.Holder < 0 || len(s.Containers) == 0 {
 		return damaged("%d containers, holder %d", len(s.Containers), s.Holder)
+	}
+	for _, piece := range s.Added {
+		if piece <= 0 || piece%memoryStep != 0 || piece > maxPiece {
+			return damaged("%d bytes of added memory", piece)
+		}
 	}
 	for slot, i := range s.Images {
 		if !slices.Contains(readOnly, slot) || i.Key != imageKey(i.Chain) {

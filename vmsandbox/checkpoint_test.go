@@ -29,13 +29,7 @@ func saver(t *testing.T, w *world) (*pod, runtime.Container) {
 	t.Helper()
 	p := running(t, w, podConfig(t))
 	c := started(t, p, containerConfig("a", "base"))
-	if err := c.Start(t.Context()); err != nil {
-		t.Fatal(err)
-	}
 	ended := started(t, p, containerConfig("b"))
-	if err := ended.Start(t.Context()); err != nil {
-		t.Fatal(err)
-	}
 	if err := ended.Signal(t.Context(), unix.SIGKILL); err != nil {
 		t.Fatal(err)
 	}
@@ -127,8 +121,11 @@ func TestPodThatCannotGoOnEnds(t *testing.T) {
 func TestCheckpointRefuses(t *testing.T) {
 	w := newWorld(t)
 	p, c := saver(t, w)
-	other := started(t, p, containerConfig("a", "base"))
-	for name, ids := range map[string][]string{"one that waits": {idOf(c), idOf(other)}, "not all": {idOf(c)}, "unknown": {idOf(c), idOf(other), "x"}} {
+	other, err := p.NewContainer(t.Context(), containerConfig("a", "base"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for name, ids := range map[string][]string{"one that waits": {idOf(c), idOf(other)}, "none": nil, "unknown": {idOf(c), idOf(other), "x"}} {
 		if err := p.Checkpoint(t.Context(), t.TempDir(), ids); !errdefs.IsFailedPrecondition(err) {
 			t.Errorf("%s: %v", name, err)
 		}

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"io"
 	"net/netip"
+	"strings"
 	"sync"
 	"time"
 
@@ -260,7 +261,7 @@ func (d disksOf) Remove(machine string, names ...string) error {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	for id := range d.disks {
-		if len(names) == 0 || id == machine+"/"+names[0] {
+		if len(names) == 0 && strings.HasPrefix(id, machine+"/") || len(names) > 0 && id == machine+"/"+names[0] {
 			delete(d.disks, id)
 		}
 	}

@@ -113,8 +113,8 @@ func (w *world) Claim(context.Context) (*Machine, error) { return w.machine("cla
 func (w *world) Platform(context.Context) (Platform, error) { return w.platform, w.did("platform") }
 
 // Restore hands out one that has the containers of the machine that was saved last.
-func (w *world) Restore(ctx context.Context, state *os.File, disks func(context.Context, string) (map[string]vmm.Disk, error)) (*Machine, error) {
-	text, err := io.ReadAll(state)
+func (w *world) Restore(ctx context.Context, s SavedMachine) (*Machine, error) {
+	text, err := io.ReadAll(s.State)
 	if err != nil {
 		return nil, err
 	}
@@ -125,13 +125,13 @@ func (w *world) Restore(ctx context.Context, state *os.File, disks func(context.
 	if saved == nil {
 		return nil, fmt.Errorf("state is %q: %w", text, errdefs.ErrInternal)
 	}
-	made, err := disks(ctx, next)
-	if err != nil {
-		return nil, err
+	var m *Machine
+	made, err := s.Disks(ctx, next)
+	if err == nil {
+		m, err = w.machine("restore")
 	}
-	m, err := w.machine("restore")
 	if err != nil {
-		return nil, err
+		return nil, errors.Join(err, disksOf{w}.Remove(next))
 	}
 	fresh := w.machines[m.ID()]
 	fresh.monitor.containers = saved.monitor.copies()

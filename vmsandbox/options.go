@@ -34,9 +34,8 @@ type Machines interface {
 	Claim(ctx context.Context) (*Machine, error)
 	// Platform is what machines depend on that are saved or go on from now on.
 	Platform(ctx context.Context) (Platform, error)
-	// Restore returns a machine that goes on from a state that is whole, and runs. Its disks
-	// are what disks makes for the id that it gets.
-	Restore(ctx context.Context, state *os.File, disks func(ctx context.Context, machine string) (map[string]vmm.Disk, error)) (*Machine, error)
+	// Restore returns a machine that goes on from what was saved, and runs.
+	Restore(ctx context.Context, s SavedMachine) (*Machine, error)
 	// Attach finds a claimed machine after a restart of the daemon; errdefs.ErrNotFound if
 	// it no longer runs.
 	Attach(ctx context.Context, id string) (*Machine, error)
@@ -65,6 +64,15 @@ type Machine struct {
 	Platform Platform
 	// Release lets go of the machine without ending it.
 	Release func() error
+}
+
+// SavedMachine is what a machine goes on from.
+type SavedMachine struct {
+	// State is memory and devices, Added what memory the machine was given, piece by piece.
+	State *os.File
+	Added []int64
+	// Disks makes the disks of the machine that is made, by slot.
+	Disks func(ctx context.Context, machine string) (map[string]vmm.Disk, error)
 }
 
 // Platform is what a machine depends on that goes on from a saved state: all of it is to be

@@ -66,8 +66,9 @@ type podState struct {
 	Guest agent.Info `json:"guest"`
 	// Holder is the guest's process that keeps the pod's namespaces, 0 if none does.
 	Holder int `json:"holder,omitempty"`
-	// Added are bytes of memory that the machine got since.
-	Added int64 `json:"added,omitempty"`
+	// Added are bytes of memory that the machine got since, Pieces those of each time.
+	Added  int64   `json:"added,omitempty"`
+	Pieces []int64 `json:"pieces,omitempty"`
 	// Rootfs is how the machine reads images, for as long as it lives.
 	Rootfs Rootfs `json:"rootfs,omitempty"`
 	// Images says what is in the slots for images, Mapped which images are mapped,

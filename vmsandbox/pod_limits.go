@@ -3,6 +3,7 @@ package vmsandbox
 import (
 	"context"
 	"fmt"
+	"slices"
 
 	"github.com/cricket-cri/cricket/runtime"
 	"github.com/cricket-cri/cricket/runtime/spec"
@@ -61,7 +62,8 @@ func (p *pod) grow(ctx context.Context, limits int64) error {
 		return fmt.Errorf("add memory: %w", err)
 	}
 	// What was added stays added, also if the guest does not take it.
-	if err := p.change(func(s *podState) { s.Added += step }); err != nil {
+	err := p.change(func(s *podState) { s.Added, s.Pieces = s.Added+step, append(slices.Clone(s.Pieces), step) })
+	if err != nil {
 		return err
 	}
 	if err := p.machine.Guest.Online(ctx); err != nil {

@@ -141,13 +141,14 @@ func (b *birth) restoreMachine(ctx context.Context) error {
 		return err
 	}
 	defer state.Close()
-	m, err := b.driver.opts.Machines.Restore(ctx, state, b.loadDisks)
+	m, err := b.driver.opts.Machines.Restore(ctx, SavedMachine{State: state, Added: b.from.saved.Added, Disks: b.loadDisks})
 	if err != nil {
 		return fmt.Errorf("restore machine: %w", err)
 	}
 	s := b.from.saved
 	err = b.takeMachine(ctx, m, VolumeOptions{State: s.Volumes, Moved: b.from.moved()}, func(p *podState) {
 		p.Writable, p.Holder = slices.Clone(s.Writable), s.Holder
+		p.Added, p.Pieces = sum(s.Added), s.Added
 		p.Images, p.Chains = map[string]string{}, map[string][]digest.Digest{}
 		for slot, i := range s.Images {
 			p.Images[slot], p.Chains[i.Key] = i.Key, i.Chain

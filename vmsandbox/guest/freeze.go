@@ -26,9 +26,14 @@ const frozenPause = 2 * time.Millisecond
 
 // Freeze implements agent.Guest. All are told to stop before any is waited for.
 func (g *Guest) Freeze(ctx context.Context, containers []string) (map[string]int64, error) {
+	g.freezing.Lock()
+	defer g.freezing.Unlock()
 	err := g.freeze(ctx, containers)
+	if err == nil {
+		err = ctx.Err()
+	}
 	if err != nil {
-		return nil, errors.Join(fmt.Errorf("freeze containers: %w", err), g.Thaw(context.WithoutCancel(ctx), containers))
+		return nil, errors.Join(fmt.Errorf("freeze containers: %w", err), g.thaw(containers))
 	}
 	logs := map[string]int64{}
 	for _, id := range containers {
@@ -42,6 +47,9 @@ func (g *Guest) Freeze(ctx context.Context, containers []string) (map[string]int
 
 func (g *Guest) freeze(ctx context.Context, containers []string) error {
 	for _, id := range containers {
+		if err := g.gate.close(ctx, id); err != nil {
+			return err
+		}
 		if err := writeCgroup(path.Join(agent.PodCgroup, id), "cgroup.freeze", frozen); err != nil {
 			return kindOfCgroup(err)
 		}
@@ -67,12 +75,20 @@ func (g *Guest) freeze(ctx context.Context, containers []string) error {
 
 // Thaw implements agent.Guest. A container that has gone has nothing to go on with.
 func (g *Guest) Thaw(_ context.Context, containers []string) error {
+	g.freezing.Lock()
+	defer g.freezing.Unlock()
+	return g.thaw(containers)
+}
+
+func (g *Guest) thaw(containers []string) error {
 	var errs []error
 	for _, id := range containers {
 		err := writeCgroup(path.Join(agent.PodCgroup, id), "cgroup.freeze", thawed)
 		if err != nil && !errors.Is(err, os.ErrNotExist) {
 			errs = append(errs, fmt.Errorf("thaw container %s: %w: %w", id, errdefs.ErrInternal, err))
+			continue
 		}
+		g.gate.open(id)
 	}
 	return errors.Join(errs...)
 }

@@ -27,6 +27,9 @@ type Guest struct {
 	// devices are listed once: what is plugged in later belongs to the host's volumes.
 	devices []specs.LinuxDevice
 	meter   *cgroupstat.Meter
+	// freezing is held while containers are frozen or thawed: the last call counts.
+	freezing sync.Mutex
+	gate     *gate
 
 	mu     sync.Mutex
 	slots  map[string]string // writable disks: slot to mount point
@@ -47,7 +50,7 @@ func New(log *slog.Logger) (*Guest, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &Guest{log: log, devices: slices.DeleteFunc(all, ours), slots: make(map[string]string), memory: total, meter: cgroupstat.New()}, nil
+	return &Guest{log: log, devices: slices.DeleteFunc(all, ours), slots: make(map[string]string), memory: total, meter: cgroupstat.New(), gate: &gate{}}, nil
 }
 
 // ours are devices that are no business of any container: the channels to the host.

@@ -56,7 +56,7 @@ func Run(ctx context.Context, o Options) error {
 	if err != nil {
 		return err
 	}
-	srv, err := monitor.NewServer(monitor.Options{State: stateDir, PodInit: o.PodInit, Log: log, Executor: o.Executor, Boot: boot})
+	srv, err := monitor.NewServer(monitor.Options{State: stateDir, PodInit: o.PodInit, Log: log, Executor: gated{o.Executor, g.gate}, Boot: boot})
 	if err != nil {
 		return fmt.Errorf("start monitor: %w", err)
 	}

@@ -3,14 +3,12 @@ package node
 import (
 	"context"
 	"fmt"
-	"os"
 
 	"github.com/containerd/errdefs"
 
 	"github.com/cricket-cri/cricket/runtime/monitor"
 	"github.com/cricket-cri/cricket/vmsandbox"
 	"github.com/cricket-cri/cricket/vmsandbox/template"
-	"github.com/cricket-cri/cricket/vmsandbox/vmm"
 )
 
 // machines are the node's, for its driver. They can be attached to and removed at once, and
@@ -37,12 +35,12 @@ func (m machines) fresh(vm *template.VM, p vmsandbox.Platform) *vmsandbox.Machin
 }
 
 // Restore waits likewise.
-func (m machines) Restore(ctx context.Context, state *os.File, disks func(context.Context, string) (map[string]vmm.Disk, error)) (*vmsandbox.Machine, error) {
+func (m machines) Restore(ctx context.Context, s vmsandbox.SavedMachine) (*vmsandbox.Machine, error) {
 	platform, err := m.Platform(ctx)
 	if err != nil {
 		return nil, err
 	}
-	vm, err := m.pool.Restore(ctx, state, disks)
+	vm, err := m.pool.Restore(ctx, template.Saved(s))
 	if err != nil {
 		return nil, err
 	}

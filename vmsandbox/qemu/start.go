@@ -190,6 +190,11 @@ func (s *starting) connect(ctx context.Context) (err error) {
 // prepare brings the machine to where the guest can go on, and lets a cold one run.
 func (s *starting) prepare(ctx context.Context) error {
 	m := s.machine
+	for _, bytes := range s.config.Added {
+		if err := m.AddMemory(ctx, bytes); err != nil {
+			return err
+		}
+	}
 	if s.config.State != nil {
 		if err := m.load(ctx, s.launch.state, s.config.Whole); err != nil {
 			return err

@@ -26,8 +26,8 @@ type birth struct {
 	machine vmm.Machine
 	// from is the template of a clone.
 	from *image
-	// disks makes those of a machine that goes on from a state of its own; nil for others.
-	disks Disking
+	// saved is what a machine of its own goes on from; nil for others.
+	saved *Saved
 	// low lets it run with low priority.
 	low  bool
 	nice int
@@ -105,7 +105,7 @@ func (b *birth) steps() []flow.Step {
 			},
 		},
 		flow.Step{Name: "reach guest", Do: b.reach, Undo: func(context.Context) error { return b.vm.Session.Close() }})
-	if p.options.Disks != nil && b.from == nil && b.disks == nil {
+	if p.options.Disks != nil && b.from == nil && b.saved == nil {
 		steps = append(steps, flow.Step{Name: "mount disk", Do: b.mountDisk})
 	}
 	return steps
@@ -122,8 +122,8 @@ func (b *birth) prepare(context.Context) error {
 }
 
 func (b *birth) takeDisk(ctx context.Context) (err error) {
-	if b.disks != nil {
-		b.config.Disks, err = b.disks(ctx, b.config.ID)
+	if b.saved != nil {
+		b.config.Disks, err = b.saved.Disks(ctx, b.config.ID)
 		return err
 	}
 	var path string

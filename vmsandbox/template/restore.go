@@ -11,13 +11,19 @@ import (
 	"github.com/cricket-cri/cricket/vmsandbox/vmm"
 )
 
-// Disking makes the disks that a machine with that id goes on with, by their slots. What it
-// has made of Options.Disks when it fails is removed.
-type Disking func(ctx context.Context, machine string) (map[string]vmm.Disk, error)
+// Saved is what a machine goes on from.
+type Saved struct {
+	// State is whole (vmm.Snapshotter), Added as in vmm.Config.
+	State *os.File
+	Added []int64
+	// Disks makes the disks of the machine with that id, by their slots. What it has made of
+	// Options.Disks when it fails is removed.
+	Disks func(ctx context.Context, machine string) (map[string]vmm.Disk, error)
+}
 
-// Restore returns a machine that goes on from a state that is whole (vmm.Snapshotter), is
-// reached and runs. It is the caller's until Remove.
-func (p *Pool) Restore(ctx context.Context, state *os.File, disks Disking) (*VM, error) {
+// Restore returns a machine that goes on from what was saved, is reached and runs. It is the
+// caller's until Remove.
+func (p *Pool) Restore(ctx context.Context, s Saved) (*VM, error) {
 	p.mu.Lock()
 	closed := p.closed
 	p.mu.Unlock()
@@ -25,7 +31,7 @@ func (p *Pool) Restore(ctx context.Context, state *os.File, disks Disking) (*VM,
 		return nil, fmt.Errorf("restore machine: no machines any more, or none with disks: %w", errdefs.ErrUnavailable)
 	}
 	b := p.newBirth(p.options.Boot)
-	b.config.State, b.config.Whole, b.disks = state, true, disks
+	b.config.State, b.config.Whole, b.config.Added, b.saved = s.State, true, s.Added, &s
 	return b.run(ctx, "restore machine", Restored)
 }
 

@@ -98,7 +98,9 @@ type Config struct {
 	// State is the device state of the template to go on from; nil boots the kernel.
 	State *os.File
 	// Whole says that State holds the memory too (Snapshotter), so that Memory needs no file.
+	// Added is what AddMemory had added to the machine that was saved, piece by piece.
 	Whole  bool
+	Added  []int64
 	Memory Memory
 	// Tap is an open tap device with IFF_VNET_HDR; nil leaves the NIC without a
 	// back end.
