@@ -34,6 +34,7 @@ func (n *Node) saver() *saver {
 	s := &saver{Node: n, p: n.PodConfig(), settings: filepath.Join(n.Paths.Dir, fmt.Sprintf("settings-%d", serial.Add(1)))}
 	n.write(s.settings, "first")
 	s.c = n.ContainerConfig("sh", "-c", counter)
+	s.c.Linux.Resources = &cri.LinuxContainerResources{MemoryLimitInBytes: 640 << 20} // the machine grows
 	s.c.Envs = []*cri.KeyValue{{Key: "A", Value: []byte("1")}}
 	s.c.Mounts = []*cri.Mount{{HostPath: s.settings, ContainerPath: "/settings", Readonly: true}}
 	s.pod = n.RunPod(s.p)
@@ -196,6 +197,7 @@ func TestVirtualCheckpoint(t *testing.T) {
 		s.restored(n, dir, from, to)
 		t.Run("again", func(t *testing.T) { s.restored(n.For(t), dir, from, to) })
 		t.Run("daemon ends in between", func(t *testing.T) { n.For(t).restoredAcrossDaemons(s, dir) })
+		t.Run("commands meanwhile", func(t *testing.T) { n.For(t).commandsMeanwhile(s) })
 		t.Run("refused", func(t *testing.T) { n.For(t).refusesCheckpoints(s, dir) })
 		if got := s.count(s.id); got <= to {
 			t.Errorf("the original counts %d, after %d", got, to)
@@ -224,6 +226,27 @@ func (n *Node) restoredAcrossDaemons(s *saver, dir string) {
 	was := n.count(id)
 	Within(t, settle, "it counts", func() bool { return n.count(id) > was })
 	n.removePod(t, answer.GetPodSandboxId())
+}
+
+// commandsMeanwhile has commands run in a container while it is saved: they wait.
+func (n *Node) commandsMeanwhile(s *saver) {
+	t := n.t
+	out := t.TempDir()
+	saved := make(chan error, 1)
+	go func() { saved <- s.checkpoint(func(*cri.CheckpointPodRequest) {}, out) }()
+	for done, i := false, 0; !done; i++ {
+		if got := n.Exec(s.id, "echo", strconv.Itoa(i)); got != fmt.Sprintln(i) {
+			t.Errorf("command %d says %q", i, got)
+		}
+		select {
+		case err := <-saved:
+			done = true
+			if err != nil {
+				t.Errorf("checkpoint: %v", err)
+			}
+		default:
+		}
+	}
 }
 
 // refusesCheckpoints asks for what cannot be; the pod counts on, and nothing is left.
