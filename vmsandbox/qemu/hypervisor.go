@@ -109,6 +109,11 @@ func (h *hypervisor) Attach(ctx context.Context, id string) (vmm.Machine, error)
 	}
 	m, err := h.connect(ctx, id, rec, state.Pid)
 	if err == nil {
+		// A state that is being written for a daemon that is gone would end with a machine
+		// that stands still.
+		err = m.giveUp(ctx)
+	}
+	if err == nil {
 		err = m.findDisks(ctx)
 	}
 	if err != nil {
