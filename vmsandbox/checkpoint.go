@@ -15,6 +15,7 @@ import (
 	"github.com/containerd/errdefs"
 	"github.com/opencontainers/go-digest"
 
+	"github.com/cricket-cri/cricket/runtime"
 	"github.com/cricket-cri/cricket/vmsandbox/vmm"
 )
 
@@ -197,8 +198,10 @@ func (c *checkpointing) standingStill(ctx context.Context, f func(context.Contex
 	// What it is to undo has to be over: the call has its own time, and the caller's counts
 	// afterwards.
 	err = p.guest(context.WithoutCancel(ctx), callBudget, func(ctx context.Context) (err error) {
-		logs, err = p.machine.Guest.Freeze(ctx, c.names)
-		return err
+		if logs, err = p.machine.Guest.Freeze(ctx, c.names); err != nil {
+			return err
+		}
+		return c.allRun(ctx)
 	})
 	if err == nil {
 		err = ctx.Err()
@@ -210,6 +213,20 @@ func (c *checkpointing) standingStill(ctx context.Context, f func(context.Contex
 		c.saved.Containers[i].Log = logs[o.Name]
 	}
 	return p.paused(ctx, f)
+}
+
+// allRun wants the frozen containers to be ones that had not ended by then.
+func (c *checkpointing) allRun(ctx context.Context) error {
+	for _, name := range c.names {
+		s, err := c.machine.Monitor.State(ctx, name)
+		if err != nil {
+			return err
+		}
+		if s.Phase != runtime.Running {
+			return fmt.Errorf("container %s is %s: %w", name, s.Phase, errdefs.ErrFailedPrecondition)
+		}
+	}
+	return nil
 }
 
 // paused calls f while the machine is paused. The ping that is under way is let end first.

@@ -44,7 +44,9 @@ func idOf(c runtime.Container) string { return c.(*container).id }
 func restorationOf(t *testing.T, dir string, from ...string) sandbox.Restoration {
 	r := sandbox.Restoration{Dir: dir, Config: podConfig(t)}
 	for _, id := range from {
-		r.Containers = append(r.Containers, sandbox.RestoredContainer{From: id, Config: containerConfig("a", "base")})
+		config := containerConfig("a", "base")
+		config.Resources = &runtime.Resources{CPUShares: 512}
+		r.Containers = append(r.Containers, sandbox.RestoredContainer{From: id, Config: config})
 	}
 	return r
 }
@@ -99,6 +101,21 @@ func TestFailedCheckpointLeavesNothingAndGoesOn(t *testing.T) {
 		if !p.Status().Ready {
 			t.Errorf("%s fails: the pod is not ready", call)
 		}
+	}
+}
+
+// A container that ends before it stands still is not saved as one that runs.
+func TestContainerEndsBeforeItIsFrozen(t *testing.T) {
+	w := newWorld(t)
+	p, c := saver(t, w)
+	if err := machineOf(w, p).monitor.Signal(t.Context(), idOf(c), unix.SIGKILL); err != nil {
+		t.Fatal(err)
+	}
+	if err := p.Checkpoint(t.Context(), t.TempDir(), []string{idOf(c)}); !errdefs.IsFailedPrecondition(err) {
+		t.Errorf("a container that has ended: %v", err)
+	}
+	if w.has("pause") || !w.has("thaw 1") {
+		t.Errorf("calls are %v", w.since(0))
 	}
 }
 

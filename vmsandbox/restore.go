@@ -274,8 +274,10 @@ func (b *birth) restoreContainer(ctx context.Context, r sandbox.RestoredContaine
 	if err != nil {
 		return err
 	}
-	if err := c.Update(ctx, r.Config.Resources); err != nil {
-		return fmt.Errorf("change limits: %w", err)
+	if r.Config.Resources != nil {
+		if err := c.Update(ctx, r.Config.Resources); err != nil {
+			return fmt.Errorf("change limits: %w", err)
+		}
 	}
 	if was.Logged != (r.Config.LogPath != "") {
 		return unfit("log_path: a container has a log for life, or none")

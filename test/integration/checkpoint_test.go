@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"regexp"
 	"strconv"
 	"strings"
 	"testing"
@@ -68,6 +69,9 @@ func (s *saver) save(dir string) (from, to int) {
 	}
 	s.t.Logf("checkpoint took %s", time.Since(began).Round(time.Millisecond))
 	to = s.count(s.id)
+	if log, err := os.ReadFile(s.Paths.Log); err == nil {
+		s.t.Log(pausedLine.FindAllString(string(log), -1))
+	}
 	files, err := os.ReadDir(dir)
 	if err != nil {
 		s.t.Fatal(err)
@@ -81,6 +85,9 @@ func (s *saver) save(dir string) (from, to int) {
 	}
 	return from, to
 }
+
+// pausedLine is what the daemon's log says of a pause.
+var pausedLine = regexp.MustCompile(`(?m)msg="machine was paused".*$`)
 
 func (s *saver) checkpoint(change func(*cri.CheckpointPodRequest), dir string) error {
 	ctx, cancel := context.WithTimeout(s.t.Context(), saveTime)
