@@ -49,7 +49,7 @@ func (s *Store) merge(src source, n naming) (r record, changed bool) {
 	if !known {
 		r = record{
 			Version: recordVersion, ID: src.id, Config: src.config,
-			DiffIDs: src.image.RootFS.DiffIDs, Size: src.size, PulledAt: time.Now().UTC(),
+			DiffIDs: src.image.RootFS.DiffIDs, Size: src.size, PulledAt: time.Now().UTC(), Checkpoint: src.checkpoint,
 		}
 		changed = true
 	}
@@ -75,6 +75,11 @@ func (s *Store) merge(src source, n naming) (r record, changed bool) {
 	}
 	if n.signed != nil {
 		r.Signatures, changed = n.signed, true
+	}
+	if known && src.checkpoint == "" && r.Checkpoint != "" {
+		// Somebody else's mark on an image that is none, or whoever pulls first could
+		// make an image unusable.
+		r.Checkpoint, changed = "", true
 	}
 	if n.pinned && !r.Pinned {
 		r.Pinned, changed = true, true

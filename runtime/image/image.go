@@ -31,6 +31,9 @@ type Image struct {
 	// Pinned says that the configuration of the node, or whoever brought the image in,
 	// protects it from garbage collection. Remove works all the same.
 	Pinned bool
+	// Checkpoint is the annotation or label by which the image calls itself the checkpoint
+	// of a container; empty for all others.
+	Checkpoint string
 	// PulledAt is when the image came in first.
 	PulledAt time.Time
 }

@@ -40,6 +40,9 @@ type source struct {
 	image    ocispec.Image
 	layers   []ocispec.Descriptor // lowest first, as many as diff ids
 	size     uint64
+	// checkpoint is the key of the annotation or label by which the image calls itself the
+	// checkpoint of a container; empty for other images.
+	checkpoint string
 }
 
 // document is what indexes and manifests look like before one knows which it is.
@@ -51,6 +54,8 @@ type document struct {
 	Layers    list[ocispec.Descriptor] `json:"layers"`
 	FSLayers  json.RawMessage          `json:"fsLayers"`
 	Artifact  string                   `json:"artifactType"`
+	// Checkpoint is a mark among the annotations.
+	Checkpoint checkpointMark `json:"annotations"`
 }
 
 // documents hands out manifests and configurations, checked.
@@ -107,6 +112,7 @@ func readSource(ctx context.Context, from documents, target ocispec.Descriptor, 
 			return src, fmt.Errorf("read manifest %s: %w", desc.Digest, err)
 		}
 		src.size += uint64(desc.Size)
+		src.checkpoint = cmp.Or(src.checkpoint, string(doc.Checkpoint))
 		if doc.Config != nil {
 			if err := doc.checkImage(); err != nil {
 				return src, err
@@ -227,6 +233,7 @@ func (s *source) readConfig(ctx context.Context, from documents, desc ocispec.De
 			platforms.Format(p), platforms.Format(platforms.DefaultSpec()))
 	}
 	s.size += uint64(desc.Size)
+	s.checkpoint = cmp.Or(s.checkpoint, markOf(s.image.Config.Labels))
 	return s.checkLayers()
 }
 

@@ -131,7 +131,7 @@ func (s *Store) byTarget(target digest.Digest) (source, bool) {
 	for _, e := range s.entries {
 		for _, d := range e.record.Digests {
 			if len(d) > len(target) && d[len(d)-len(target)-1:] == "@"+target.String() {
-				return source{id: e.record.ID, config: e.record.Config, image: e.image.Config, size: e.record.Size}, true
+				return source{id: e.record.ID, config: e.record.Config, image: e.image.Config, size: e.record.Size, checkpoint: e.record.Checkpoint}, true
 			}
 		}
 	}

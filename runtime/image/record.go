@@ -36,6 +36,9 @@ type record struct {
 	PulledAt   time.Time `json:"pulledAt"`
 	// Pinned: garbage collection spares the image, whatever the configuration says.
 	Pinned bool `json:"pinned,omitempty"`
+	// Checkpoint is the mark by which every manifest that led to the image, or its
+	// configuration, calls it a checkpoint of a container.
+	Checkpoint string `json:"checkpoint,omitempty"`
 }
 
 // check finds out whether the record is what was written.

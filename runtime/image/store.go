@@ -222,7 +222,7 @@ func (r record) image(patterns []string, log *slog.Logger) Image {
 	slices.Sort(tags)
 	return Image{
 		ID: r.ID, RepoTags: tags, RepoDigests: r.Digests, Size: r.Size,
-		Config: config, Layers: r.DiffIDs, PulledAt: r.PulledAt,
+		Config: config, Layers: r.DiffIDs, PulledAt: r.PulledAt, Checkpoint: r.Checkpoint,
 		Pinned: r.Pinned || pinned(patterns, append(slices.Clone(tags), r.Digests...)...),
 	}
 }
