@@ -15,6 +15,7 @@ var transitions = map[string][]v1.ContainerState{
 	"update":        {v1.ContainerState_CONTAINER_CREATED, v1.ContainerState_CONTAINER_RUNNING},
 	"exec in":       {v1.ContainerState_CONTAINER_RUNNING},
 	"attach to":     {v1.ContainerState_CONTAINER_RUNNING},
+	"checkpoint":    {v1.ContainerState_CONTAINER_RUNNING},
 	"reopen log of": {v1.ContainerState_CONTAINER_RUNNING},
 }
 

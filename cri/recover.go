@@ -10,6 +10,7 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"github.com/cricket-cri/cricket/cri/store"
+	"github.com/cricket-cri/cricket/runtime/checkpoint"
 )
 
 const (
@@ -29,6 +30,9 @@ const (
 // from starting.
 func (s *Server) Recover(ctx context.Context) {
 	began := time.Now()
+	if err := checkpoint.Sweep(s.opts.CheckpointDir); err != nil {
+		s.log.Warn("an interrupted checkpoint is not removed", "error", err)
+	}
 	n, again := s.reconcileOnce(ctx)
 	s.log.Info("recovered", "sandboxes", len(s.store.Sandboxes.List()),
 		"containers", len(s.store.Containers.List()), "actions", n, "took", time.Since(began))

@@ -81,6 +81,9 @@ type Options struct {
 
 	// ImageDir is the directory that ImageFsInfo reports on.
 	ImageDir string
+	// CheckpointDir is where checkpoints of containers are put together: on a disk with
+	// room for the memory of one. Nobody else may use it.
+	CheckpointDir string
 	// Version of the runtime, as Version answers it.
 	Version string
 	// Boot identifies the kernel's boot (/proc/sys/kernel/random/boot_id).

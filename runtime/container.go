@@ -41,6 +41,15 @@ type Container interface {
 	Remove(ctx context.Context) error
 }
 
+// Checkpointer is a Container whose processes' state can be written to disk while they go
+// on.
+type Checkpointer interface {
+	// Checkpoint fills the directory dir, which is empty but for directories (see package
+	// checkpoint). The container stands still meanwhile, at most for timeout, and goes on
+	// in the end, whatever happens. errdefs.ErrFailedPrecondition says why it cannot be.
+	Checkpoint(ctx context.Context, dir string, timeout time.Duration) error
+}
+
 // Phase is where a container is in its life.
 type Phase string
 

@@ -133,6 +133,12 @@ func (m *fakeMonitor) Attach(_ context.Context, id string, _ runtime.Streams) er
 	return m.find(id)
 }
 func (m *fakeMonitor) ReopenLog(_ context.Context, id string) error { return m.find(id) }
+func (m *fakeMonitor) Checkpoint(ctx context.Context, id string, _ monitor.CheckpointRequest, while func(context.Context) error) error {
+	if err := m.find(id); err != nil {
+		return err
+	}
+	return while(ctx)
+}
 func (m *fakeMonitor) Update(_ context.Context, id string, _ *specs.LinuxResources) error {
 	return m.find(id)
 }

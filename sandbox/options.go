@@ -16,6 +16,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/cricket-cri/cricket/runtime"
+	"github.com/cricket-cri/cricket/runtime/checkpoint"
 	"github.com/cricket-cri/cricket/runtime/monitor"
 	"github.com/cricket-cri/cricket/runtime/oci"
 	"github.com/cricket-cri/cricket/runtime/spec"
@@ -35,6 +36,7 @@ type Monitor interface {
 	Attach(ctx context.Context, id string, s runtime.Streams) error
 	ReopenLog(ctx context.Context, id string) error
 	Update(ctx context.Context, id string, r *specs.LinuxResources) error
+	Checkpoint(ctx context.Context, id string, r monitor.CheckpointRequest, while func(context.Context) error) error
 	Delete(ctx context.Context, id string) error
 	List(ctx context.Context) ([]monitor.Entry, error)
 	Hold(ctx context.Context, r monitor.HoldRequest) (pid int, err error)
@@ -72,7 +74,9 @@ type Options struct {
 	Quota *quota.Projects
 	// Rlimits are given to every container; empty leaves those of the monitor.
 	Rlimits []specs.POSIXRlimit
-	Log     *slog.Logger
+	// CRIU makes checkpoints of containers; nil refuses them.
+	CRIU *checkpoint.CRIU
+	Log  *slog.Logger
 }
 
 // Kernel is the driver of sandboxes that are namespaces and cgroups of this kernel. It

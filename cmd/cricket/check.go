@@ -45,7 +45,7 @@ type host struct {
 func (h host) examinations() []func(context.Context) []finding {
 	return []func(context.Context) []finding{
 		h.privileges, h.kernel, h.cgroups, h.namespaces, h.userNamespaces,
-		h.overlay, h.quota, h.erofs, h.seccomp, h.modules, h.runtimes, h.network, h.accelerator, h.limits,
+		h.overlay, h.quota, h.erofs, h.seccomp, h.modules, h.runtimes, h.checkpoints, h.network, h.accelerator, h.limits,
 	}
 }
 

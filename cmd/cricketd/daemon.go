@@ -17,6 +17,7 @@ import (
 	"github.com/cricket-cri/cricket/cri/stat"
 	"github.com/cricket-cri/cricket/cri/store"
 	"github.com/cricket-cri/cricket/cri/stream"
+	"github.com/cricket-cri/cricket/runtime/checkpoint"
 	"github.com/cricket-cri/cricket/runtime/image"
 	"github.com/cricket-cri/cricket/runtime/image/trust"
 	"github.com/cricket-cri/cricket/runtime/layer"
@@ -141,7 +142,7 @@ func assemble(ctx context.Context, c config.Config, keep *keeper, traces *tracin
 	d, err := connect(c, cri.Options{
 		Drivers: drivers, DefaultHandler: def, Images: images, Layers: layers, Network: network, Store: records, CDI: devices, NRI: nriOptions(c.NRI, log),
 		Stats:    stat.New(stat.Options{MaxAge: c.Stats.MaxAge.Duration, DiskInterval: c.Stats.DiskInterval.Duration}),
-		ImageDir: filepath.Join(c.Root, "layers"), Version: version, Boot: boot, SystemdCgroup: systemd,
+		ImageDir: filepath.Join(c.Root, "layers"), Version: version, Boot: boot, SystemdCgroup: systemd, CheckpointDir: filepath.Join(c.Root, "checkpoints"),
 		Info: func() map[string]string { return machines.info(pulls(images, info(c))) }, Conditions: machines.conditions, Trace: traces.flows(), Log: log,
 	})
 	if err != nil {
@@ -197,10 +198,11 @@ func makeDrivers(ctx context.Context, c config.Config, systemd bool, keep *keepe
 		return nil, "", err
 	}
 	drivers := map[string]sandbox.Driver{}
+	criu := &checkpoint.CRIU{Path: c.Checkpoint.CRIU}
 	for name, r := range maps.All(runtimes) {
 		drivers[name], err = sandbox.NewDriver(sandbox.Options{
 			Root: c.Root, State: c.State, Monitor: supervisor{keep.client, keep}, Layers: layers, Network: network,
-			Runtime: r, SystemdCgroup: systemd, MaxLogLine: c.Containers.MaxLogLine, Quota: quota, Log: log,
+			Runtime: r, SystemdCgroup: systemd, MaxLogLine: c.Containers.MaxLogLine, Quota: quota, CRIU: criu, Log: log,
 		})
 		if err != nil {
 			return nil, "", fmt.Errorf("make driver of runtime handler %s: %w", name, err)

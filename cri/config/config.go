@@ -36,6 +36,7 @@ type Config struct {
 	Network        Network            `toml:"network"`
 	CDI            CDI                `toml:"cdi"`
 	NRI            NRI                `toml:"nri"`
+	Checkpoint     Checkpoint         `toml:"checkpoint"`
 	Stream         Stream             `toml:"stream"`
 	Metrics        Metrics            `toml:"metrics"`
 	Tracing        Tracing            `toml:"tracing"`
@@ -160,6 +161,11 @@ type NRI struct {
 	PluginConfigDir     string   `toml:"plugin_config_dir"`
 	RegistrationTimeout Duration `toml:"registration_timeout"`
 	RequestTimeout      Duration `toml:"request_timeout"`
+}
+
+// Checkpoint says with what checkpoints of containers are made.
+type Checkpoint struct {
+	CRIU string `toml:"criu"` // absolute; empty to look in PATH
 }
 
 // Stream configures the server of exec, attach and port-forward.

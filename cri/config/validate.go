@@ -78,6 +78,7 @@ func (c *Config) Validate() []Problem {
 		k.absolute("cdi.spec_dirs", dir)
 	}
 	c.NRI.check(k)
+	c.Checkpoint.check(k)
 	k.duration("stream.idle_timeout", c.Stream.IdleTimeout, time.Second, 24*time.Hour)
 	k.duration("stream.creation_timeout", c.Stream.CreationTimeout, time.Second, 10*time.Minute)
 	k.duration("stats.max_age", c.Stats.MaxAge, 100*time.Millisecond, time.Minute)
@@ -194,6 +195,17 @@ func (c *NRI) check(k *checker) {
 	k.absolute("nri.plugin_config_dir", c.PluginConfigDir)
 	k.duration("nri.registration_timeout", c.RegistrationTimeout, 100*time.Millisecond, time.Minute)
 	k.duration("nri.request_timeout", c.RequestTimeout, 100*time.Millisecond, time.Minute)
+}
+
+// check: the OCI runtimes look for a program of this name.
+func (c *Checkpoint) check(k *checker) {
+	if c.CRIU == "" {
+		return
+	}
+	k.absolute("checkpoint.criu", c.CRIU)
+	if filepath.Base(c.CRIU) != "criu" {
+		k.bad("checkpoint.criu", "%q is not called criu, which is the name that OCI runtimes look for", c.CRIU)
+	}
 }
 
 func (k *checker) address(key, address string) (host string, ok bool) {

@@ -117,6 +117,9 @@ func (s *Server) adopt(r record) {
 		return
 	}
 	c.pidfd = pidfd
+	if r.Frozen {
+		c.dropCheckpoint()
+	}
 	if st, err := readProc(r.Init.Pid); err == nil && st.parent == os.Getpid() {
 		s.watch(c, s.reaper.claim(r.Init.Pid, time.Time{}))
 		return

@@ -20,13 +20,25 @@ func (s *Server) call(rt oci.Runtime, dir string, args func(log string) []string
 		return err
 	}
 	defer streams.close()
-	return s.callWith(rt, dir, nil, &streams, nil, args)
+	return s.callWith(rt, dir, callOptions{streams: &streams}, args)
 }
 
-// callWith is call with prepared mounts and standard streams for the command and what
-// it leaves behind. begun, if not nil, is told the command's process id as early as can
-// be. Nothing interrupts a runtime in its middle.
-func (s *Server) callWith(rt oci.Runtime, dir string, overlays []Overlay, streams *childStreams, begun func(pid int), args func(log string) []string) error {
+// callOptions are what a call of an OCI runtime can have.
+type callOptions struct {
+	// overlays are mounted for the command alone.
+	overlays []Overlay
+	// streams are for the command and what it leaves behind.
+	streams *childStreams
+	// begun, if not nil, is told the command's process id as early as can be.
+	begun func(pid int)
+	// programs, if not empty, is a directory where the command finds programs first.
+	programs string
+	// env is added to the command's environment.
+	env []string
+}
+
+// callWith is call with options. Nothing interrupts a runtime in its middle.
+func (s *Server) callWith(rt oci.Runtime, dir string, o callOptions, args func(log string) []string) error {
 	log := filepath.Join(dir, "runtime-"+strconv.FormatUint(s.calls.Add(1), 10)+".log")
 	defer os.Remove(log)
 	argv := args(log)
@@ -35,25 +47,25 @@ func (s *Server) callWith(rt oci.Runtime, dir string, overlays []Overlay, stream
 		// A session of its own: not all runtimes make one for the processes of an exec,
 		// and by it their descendants are known.
 		sys := &syscall.SysProcAttr{Setsid: true}
-		pid, ch, err := s.reaper.spawn(argv, &syscall.ProcAttr{Dir: dir, Env: runtimeEnv(), Files: streams.fds(), Sys: sys})
+		pid, ch, err := s.reaper.spawn(argv, &syscall.ProcAttr{Dir: dir, Env: append(runtimeEnv(o.programs), o.env...), Files: o.streams.fds(), Sys: sys})
 		if err != nil {
 			return fmt.Errorf("run %s: %w", argv[0], err)
 		}
 		ended = ch
-		if begun != nil {
-			begun(pid)
+		if o.begun != nil {
+			o.begun(pid)
 		}
 		return nil
 	}
 	var err error
-	if hide := rt.Crun() && hybrid(); len(overlays) > 0 || hide {
+	if hide := rt.Crun() && hybrid(); len(o.overlays) > 0 || hide {
 		err = inPrivateMounts(func() error {
 			if hide {
 				if err := hideUnified(); err != nil {
 					return err
 				}
 			}
-			if err := mountAll(dir, overlays); err != nil {
+			if err := mountAll(dir, o.overlays); err != nil {
 				return err
 			}
 			return spawn()
@@ -95,9 +107,14 @@ func goneMessage(err error) bool {
 	return false
 }
 
-// runtimeEnv is the environment of OCI runtimes: nothing of ours but where programs are.
-func runtimeEnv() []string {
-	env := []string{"PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"}
+// runtimeEnv is the environment of OCI runtimes: nothing of ours but where programs are,
+// those in first before all others.
+func runtimeEnv(first string) []string {
+	path := "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+	if first != "" {
+		path = first + ":" + path
+	}
+	env := []string{"PATH=" + path}
 	for _, name := range []string{"DBUS_SYSTEM_BUS_ADDRESS", "XDG_RUNTIME_DIR"} {
 		if v, ok := os.LookupEnv(name); ok {
 			env = append(env, name+"="+v)

@@ -3,14 +3,18 @@ package monitor
 import (
 	"bufio"
 	"bytes"
+	"context"
 	"errors"
+	"fmt"
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
 
+	"github.com/containerd/errdefs"
 	"golang.org/x/sys/unix"
 )
 
@@ -216,4 +220,39 @@ func (c cgroup) thaw() {
 func exists(path string) bool {
 	_, err := os.Stat(path)
 	return err == nil
+}
+
+// freezeTick is how often a cgroup is asked whether it has come to rest.
+const freezeTick = 5 * time.Millisecond
+
+// freeze stops every process of the cgroup and returns when all stand still.
+func (c cgroup) freeze(ctx context.Context) error {
+	file, text, at, want := c.Unified+"/cgroup.freeze", "1", c.Unified+"/cgroup.events", "frozen 1"
+	if c.Unified == "" {
+		file, text = c.Freezer+"/freezer.state", "FROZEN"
+		at, want = file, text
+	}
+	if c.Unified == "" && c.Freezer == "" {
+		return fmt.Errorf("freeze container, which has no cgroup of its own: %w", errdefs.ErrFailedPrecondition)
+	}
+	tick := time.NewTicker(freezeTick)
+	defer tick.Stop()
+	for {
+		// Again and again: version 1 misses processes that are made meanwhile.
+		if err := os.WriteFile(file, []byte(text), 0); err != nil {
+			return fmt.Errorf("freeze container: %w: %w", errdefs.ErrFailedPrecondition, err)
+		}
+		b, err := os.ReadFile(at)
+		if err != nil {
+			return fmt.Errorf("freeze container: %w: %w", errdefs.ErrFailedPrecondition, err)
+		}
+		if slices.Contains(strings.Split(strings.TrimSpace(string(b)), "\n"), want) {
+			return nil
+		}
+		select {
+		case <-ctx.Done():
+			return fmt.Errorf("freeze container: %w", ctx.Err())
+		case <-tick.C:
+		}
+	}
 }

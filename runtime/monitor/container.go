@@ -27,6 +27,8 @@ type container struct {
 
 	// starting serializes Start and Delete, which drive the OCI runtime.
 	starting sync.Mutex
+	// checkpointing is held by the one checkpoint that is made at a time.
+	checkpointing sync.Mutex
 
 	mu      sync.Mutex
 	rec     record

@@ -196,7 +196,7 @@ func (n *creation) runRuntime(ctx context.Context) error {
 	}
 	pid := filepath.Join(n.req.Bundle, pidFile)
 	rt := n.req.Runtime
-	err := n.srv.callWith(rt, n.req.Bundle, n.overlays(), &n.child, nil, func(log string) []string {
+	err := n.srv.callWith(rt, n.req.Bundle, callOptions{overlays: n.overlays(), streams: &n.child}, func(log string) []string {
 		return rt.Create(log, n.req.Bundle, pid, console, n.req.ID)
 	})
 	if err != nil {

@@ -74,6 +74,8 @@ func (s *Server) dispatch(ctx context.Context, conn net.Conn, req request) (any,
 		return with(req, func(r adoptRequest) (any, error) { return nil, c.adopt(conn, r) })
 	case "exec":
 		return with(req, func(r ExecRequest) (any, error) { return c.exec(conn, r) })
+	case "checkpoint":
+		return with(req, func(r CheckpointRequest) (any, error) { return nil, c.checkpoint(ctx, conn, r) })
 	case "attach":
 		return with(req, func(r attachRequest) (any, error) { return nil, c.attach(ctx, conn, r) })
 	}

@@ -177,7 +177,7 @@ func (e *execution) spawn() error {
 	}
 	// What the runtime starts has its score from the runtime itself, if that is quick enough.
 	begun := func(pid int) { _ = adjustOOM(pid, e.req.Process.OOMScoreAdj) }
-	err = c.srv.callWith(rt, bundle, nil, &e.child, begun, func(log string) []string {
+	err = c.srv.callWith(rt, bundle, callOptions{streams: &e.child, begun: begun}, func(log string) []string {
 		return rt.Exec(log, process, pidFile, console, c.rec.Request.ID)
 	})
 	if err != nil {

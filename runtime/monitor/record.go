@@ -26,6 +26,10 @@ type record struct {
 	InputEnded bool `json:"inputEnded,omitempty"`
 	// Inline: the request brought its specification, which is in the bundle now.
 	Inline bool `json:"inline,omitempty"`
+	// Frozen: a monitor froze the container for a checkpoint and has not thawed it yet.
+	Frozen bool `json:"frozen,omitempty"`
+	// Dump is the OCI runtime that dumps it meanwhile, zero if none does.
+	Dump Created `json:"dump,omitzero"`
 }
 
 // hold is the record of a process that keeps namespaces.

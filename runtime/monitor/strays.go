@@ -112,7 +112,7 @@ func (s *Server) startedUnseen(r record) (bool, error) {
 	if streams[1], err = os.OpenFile(answer.Name(), os.O_WRONLY, 0); err != nil {
 		return false, err
 	}
-	if err := s.callWith(rt, s.shelf.dir, nil, &streams, nil, func(log string) []string { return rt.State(log, id) }); err != nil {
+	if err := s.callWith(rt, s.shelf.dir, callOptions{streams: &streams}, func(log string) []string { return rt.State(log, id) }); err != nil {
 		return false, err
 	}
 	var state struct {

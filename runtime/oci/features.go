@@ -26,6 +26,8 @@ type Features struct {
 	Seccomp        bool
 	AppArmor       bool
 	SELinux        bool
+	// Checkpoint: it was built to work with CRIU.
+	Checkpoint bool
 	// Told: the runtime said so itself; else it is known of its version.
 	Told bool
 }
@@ -49,6 +51,10 @@ func (r Runtime) Features(ctx context.Context) (Features, error) {
 
 func fromTold(version string, t features.Features) Features {
 	f := Features{Version: version, OCIVersionMax: t.OCIVersionMax, Told: true, RecursiveReadOnly: slices.Contains(t.MountOptions, "rro")}
+	// How runc and crun say that they can work with CRIU.
+	for _, name := range []string{"org.opencontainers.runc.checkpoint.enabled", "run.oci.crun.checkpoint.enabled"} {
+		f.Checkpoint = f.Checkpoint || t.Annotations[name] == "true"
+	}
 	if t.Linux == nil {
 		return f
 	}
@@ -83,5 +89,6 @@ func fromVersion(text string) Features {
 	f.Seccomp = slices.Contains(built, "+SECCOMP")
 	f.AppArmor = slices.Contains(built, "+APPARMOR")
 	f.SELinux = slices.Contains(built, "+SELINUX")
+	f.Checkpoint = slices.Contains(built, "+CRIU")
 	return f
 }

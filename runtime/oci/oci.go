@@ -103,3 +103,12 @@ func (r Runtime) State(log, id string) []string { return r.Args(log, "state", id
 func (r Runtime) Update(log, resources, id string) []string {
 	return r.Args(log, "update", "--resources", resources, id)
 }
+
+// Checkpoint returns the command line that has CRIU write the state of a running
+// container's processes to the directory images, and its log to the directory work. The
+// container goes on afterwards. Locks on files are part of the state; a container with
+// open TCP connections or with sockets to the outside is refused, as with the other
+// runtimes of the CRI.
+func (r Runtime) Checkpoint(log, images, work, id string) []string {
+	return r.Args(log, "checkpoint", "--leave-running", "--file-locks", "--image-path", images, "--work-path", work, id)
+}

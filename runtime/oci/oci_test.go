@@ -8,6 +8,7 @@ import (
 	"testing"
 
 	"github.com/containerd/errdefs"
+	"github.com/opencontainers/runtime-spec/specs-go/features"
 )
 
 func TestArgs(t *testing.T) {
@@ -17,6 +18,7 @@ func TestArgs(t *testing.T) {
 			"create", "--bundle", "/b", "--pid-file", "/p", "id"}},
 		{Runtime{Path: "/x"}.Delete("", "id"), []string{"/x", "delete", "--force", "id"}},
 		{Runtime{Path: "/x"}.Exec("", "/j", "/p", "/c", "id"), []string{"/x", "exec", "--detach", "--process", "/j", "--pid-file", "/p", "--console-socket", "/c", "id"}},
+		{Runtime{Path: "/x"}.Checkpoint("", "/i", "/w", "id"), []string{"/x", "checkpoint", "--leave-running", "--file-locks", "--image-path", "/i", "--work-path", "/w", "id"}},
 	} {
 		if !slices.Equal(c.got, c.want) {
 			t.Errorf("args = %q, want %q", c.got, c.want)
@@ -68,5 +70,24 @@ func TestFeaturesByVersion(t *testing.T) {
 	}
 	if f = fromVersion("crun version 0.17\n"); f.RecursiveReadOnly || f.IDMappedMounts || f.Seccomp {
 		t.Errorf("features of an old one = %+v", f)
+	}
+}
+
+// TestCheckpointFeature: runc and newer crun tell by annotation, older crun by what it was
+// built with.
+func TestCheckpointFeature(t *testing.T) {
+	if f := fromVersion("crun version 1.8.1\n+SYSTEMD +CRIU +YAJL\n"); !f.Checkpoint {
+		t.Errorf("built with CRIU: %+v", f)
+	}
+	if f := fromVersion("crun version 1.8.1\n+SYSTEMD +YAJL\n"); f.Checkpoint {
+		t.Errorf("built without CRIU: %+v", f)
+	}
+	for name, want := range map[string]bool{"org.opencontainers.runc.checkpoint.enabled": true, "run.oci.crun.checkpoint.enabled": true, "other": false} {
+		if f := fromTold("", features.Features{Annotations: map[string]string{name: "true"}}); f.Checkpoint != want {
+			t.Errorf("%s: %v", name, f.Checkpoint)
+		}
+	}
+	if f := fromTold("", features.Features{Annotations: map[string]string{"run.oci.crun.checkpoint.enabled": "false"}}); f.Checkpoint {
+		t.Error("switched off by annotation")
 	}
 }

@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"net/http"
+	"path/filepath"
 	"strings"
 	"testing"
 	"time"
@@ -64,17 +65,29 @@ func TestRefusedFields(t *testing.T) {
 		_, err := n.Runtime.UpdatePodSandboxResources(t.Context(), r)
 		refused("hugepage_limits", err)
 	}
-	_, err := n.Runtime.CheckpointContainer(t.Context(), &cri.CheckpointContainerRequest{ContainerId: running, Location: "/tmp/x", Timeout: 1})
-	WantCode(t, err, codes.Unimplemented)
+	for field, r := range map[string]*cri.CheckpointContainerRequest{
+		"location": {Location: "relative"}, "timeout": {Location: "/tmp/x", Timeout: -1},
+	} {
+		r.ContainerId = running
+		_, err := n.Runtime.CheckpointContainer(t.Context(), r)
+		refused(field, err)
+	}
+	if InVMs() {
+		_, err := n.Runtime.CheckpointContainer(t.Context(), &cri.CheckpointContainerRequest{ContainerId: running, Location: filepath.Join(t.TempDir(), "x")})
+		refused("container_id", err)
+		if !strings.Contains(fmt.Sprint(err), "CheckpointPod") {
+			t.Errorf("the refusal does not say what to do: %v", err)
+		}
+	}
 	if !InVMs() { // TestVirtualCheckpoint is about these
 		ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 		defer cancel()
-		_, err = n.Runtime.CheckpointPod(ctx, &cri.CheckpointPodRequest{PodSandboxId: pod, OutputPath: t.TempDir(), ContainerIds: []string{running}})
+		_, err := n.Runtime.CheckpointPod(ctx, &cri.CheckpointPodRequest{PodSandboxId: pod, OutputPath: t.TempDir(), ContainerIds: []string{running}})
 		WantCode(t, err, codes.Unimplemented)
 		_, err = n.Runtime.RestorePod(ctx, &cri.RestorePodRequest{CheckpointPath: t.TempDir(), Config: p})
 		WantCode(t, err, codes.Unimplemented)
 	}
-	_, err = n.Images.PullImage(t.Context(), &cri.PullImageRequest{Image: &cri.ImageSpec{Image: images.Busybox, RuntimeHandler: "none"}})
+	_, err := n.Images.PullImage(t.Context(), &cri.PullImageRequest{Image: &cri.ImageSpec{Image: images.Busybox, RuntimeHandler: "none"}})
 	refused("image.runtime_handler", err)
 	n.NoPanic()
 }

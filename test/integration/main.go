@@ -10,6 +10,7 @@ import (
 
 	"github.com/cricket-cri/cricket/hack/tools"
 	"github.com/cricket-cri/cricket/test/coverage/field"
+	"github.com/cricket-cri/cricket/test/criu"
 	"github.com/cricket-cri/cricket/test/harness"
 	"github.com/cricket-cri/cricket/test/images"
 )
@@ -20,6 +21,10 @@ const (
 	crictlEnv = "CRICKET_TEST_CRICTL"
 	imagesEnv = "CRICKET_TEST_IMAGES"
 	debianEnv = "CRICKET_TEST_DEBIAN" // only with MainWithDebian
+	// Only with Main: runc, and CRIU in two versions.
+	runcEnv    = "CRICKET_TEST_RUNC"
+	newCRIUEnv = "CRICKET_TEST_CRIU"
+	oldCRIUEnv = "CRICKET_TEST_OLD_CRIU"
 )
 
 // RecordEnv names the file that the suite writes what its tests did with the fields of the
@@ -35,7 +40,7 @@ var programs = []string{"./cmd/cricketd", "./cmd/cricket-monitor"}
 // Main is the suite's TestMain.
 func Main(m *testing.M) {
 	harness.Main("integration suite", func() (int, error) {
-		return harness.InNode(prepare, func(context.Context) (int, error) {
+		return harness.InNode(prepareWithCRIU, func(context.Context) (int, error) {
 			recorder = field.NewRecorder(os.Getenv(RecordEnv))
 			return m.Run(), recorder.Close()
 		})
@@ -47,6 +52,29 @@ func MainWithDebian(m *testing.M) {
 	harness.Main("suite with Debian's images", func() (int, error) {
 		return harness.InNode(prepareDebian, func(context.Context) (int, error) { return m.Run(), nil })
 	})
+}
+
+// prepareWithCRIU is prepare with what checkpoints need besides.
+func prepareWithCRIU(ctx context.Context) (map[string]string, error) {
+	env, err := prepare(ctx)
+	if err != nil {
+		return nil, err
+	}
+	module, err := harness.ModuleRoot(ctx)
+	if err != nil {
+		return nil, err
+	}
+	cache := filepath.Join(module, ".cache")
+	say := func(f string, a ...any) { fmt.Printf(f+"\n", a...) }
+	if env[runcEnv], err = (tools.Builder{Cache: cache, Say: say}).Build(ctx, tools.Runc()); err != nil {
+		return nil, err
+	}
+	for name, release := range map[string]string{newCRIUEnv: criu.New, oldCRIUEnv: criu.Old} {
+		if env[name], err = criu.Install(ctx, cache, release, say); err != nil {
+			return nil, err
+		}
+	}
+	return env, nil
 }
 
 func prepareDebian(ctx context.Context) (map[string]string, error) {
