@@ -135,8 +135,8 @@ func (s *Server) prepareContainers(ctx context.Context, r *restoring, was *check
 		r.containers = append(r.containers, rec)
 		r.want.Containers = append(r.want.Containers, sandbox.RestoredContainer{From: from.ID, Config: cfg})
 	}
-	for _, name := range slices.Sorted(maps.Keys(left)) {
-		return fmt.Errorf("container_configs: the checkpoint has a container %q too: %w", name, errdefs.ErrFailedPrecondition)
+	if more := slices.Sorted(maps.Keys(left)); len(more) > 0 {
+		return fmt.Errorf("container_configs: the checkpoint has %q too: %w", more, errdefs.ErrFailedPrecondition)
 	}
 	return nil
 }

@@ -42,7 +42,7 @@ func (d *Driver) Restore(ctx context.Context, r sandbox.Restoration) (sandbox.Sa
 		flow.Step{
 			Name: "claim name",
 			Do:   func(context.Context) error { return b.claimName() },
-			Undo: func(ctx context.Context) error { return os.RemoveAll(b.dir()) },
+			Undo: func(context.Context) error { return os.RemoveAll(b.dir()) },
 		},
 		flow.Step{Name: "restore machine", Do: b.restoreMachine, Undo: b.removeMachine},
 		flow.Step{Name: "enter cgroup", Do: b.alive(b.enterCgroup), Undo: b.undoCgroup},
