@@ -106,7 +106,7 @@ func readCheckpointRecord(dir string) (*checkpointRecord, error) {
 	if r.Version != checkpointVersion {
 		return nil, fmt.Errorf("checkpoint_path: it is of version %d, this is %d: %w", r.Version, checkpointVersion, errdefs.ErrFailedPrecondition)
 	}
-	var names []string
+	var names, ids []string
 	for i := range r.Containers {
 		c := &r.Containers[i]
 		c.config = &v1.ContainerConfig{}
@@ -114,10 +114,10 @@ func readCheckpointRecord(dir string) (*checkpointRecord, error) {
 			return nil, damaged("configuration of a container: %v", err)
 		}
 		name := c.config.GetMetadata().GetName()
-		if name == "" || slices.Contains(names, name) {
-			return nil, damaged("name of a container %.100q", name)
+		if name == "" || slices.Contains(names, name) || slices.Contains(ids, c.ID) {
+			return nil, damaged("name %.100q or id of a container", name)
 		}
-		names = append(names, name)
+		names, ids = append(names, name), append(ids, c.ID)
 	}
 	return &r, nil
 }

@@ -117,7 +117,7 @@ func (n *Node) refusesRestores(s *saver, dir string) {
 		"pid":        {func(r request) { r.Config.Linux.SecurityContext.NamespaceOptions.Pid = cri.NamespaceMode_POD }, codes.FailedPrecondition},
 		"taken name": {func(r request) { r.Config = s.p }, codes.AlreadyExists},
 	} {
-		r, _ := s.request(n, dir)
+		r := s.request(n, dir)
 		test.change(r)
 		_, err := n.restore(r)
 		if WantCode(t, err, test.want); t.Failed() {
@@ -133,11 +133,11 @@ func (n *Node) refusesRestores(s *saver, dir string) {
 		if st, err := os.Stat(path); err != nil || os.Truncate(path, st.Size()-9) != nil {
 			t.Fatal(err)
 		}
-		r, _ := s.request(n, filepath.Join(damaged, "c"))
+		r := s.request(n, filepath.Join(damaged, "c"))
 		_, err := n.restore(r)
 		WantCode(t, err, codes.DataLoss)
 	}
-	r, _ := s.request(n, dir)
+	r := s.request(n, dir)
 	_, err := n.Runtime.RestorePod(t.Context(), r)
 	WantCode(t, err, codes.InvalidArgument) // no deadline
 	if now := n.pods(); now != pods {

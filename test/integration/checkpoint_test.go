@@ -6,6 +6,7 @@ import (
 	"os"
 	"path/filepath"
 	"regexp"
+	"slices"
 	"strconv"
 	"strings"
 	"testing"
@@ -28,6 +29,7 @@ type saver struct {
 	p        *cri.PodSandboxConfig
 	c        *cri.ContainerConfig
 	settings string // a file of the host that the container reads
+	drawn    []string
 }
 
 func (n *Node) saver() *saver {
@@ -99,14 +101,14 @@ func (s *saver) checkpoint(change func(*cri.CheckpointPodRequest), dir string) e
 }
 
 // request restores the pod under another name, on this node.
-func (s *saver) request(n *Node, dir string) (*cri.RestorePodRequest, string) {
+func (s *saver) request(n *Node, dir string) *cri.RestorePodRequest {
 	c, _ := proto.Clone(s.c).(*cri.ContainerConfig)
 	settings := filepath.Join(n.Paths.Dir, fmt.Sprintf("settings-%d", serial.Add(1)))
 	n.write(settings, "second")
 	c.Mounts[0].HostPath = settings
 	return &cri.RestorePodRequest{
 		CheckpointPath: dir, Config: n.PodConfig(), RuntimeHandler: "vm", ContainerConfigs: []*cri.ContainerConfig{c},
-	}, settings
+	}
 }
 
 func (n *Node) restore(r *cri.RestorePodRequest) (*cri.RestorePodResponse, error) {
@@ -119,7 +121,7 @@ func (n *Node) restore(r *cri.RestorePodRequest) (*cri.RestorePodResponse, error
 func (s *saver) restored(n *Node, dir string, from, to int) {
 	t := n.t
 	t.Helper()
-	r, _ := s.request(n, dir)
+	r := s.request(n, dir)
 	began := time.Now()
 	answer, err := n.restore(r)
 	if err != nil {
@@ -154,6 +156,11 @@ func (s *saver) restored(n *Node, dir string, from, to int) {
 		t.Errorf("its file has %d, less than %d", got, first)
 	}
 	n.ownSelf(answer.GetPodSandboxId(), id, p)
+	random := n.Exec(id, "sh", "-c", "head -c 16 /dev/urandom | md5sum")
+	if slices.Contains(s.drawn, random) {
+		t.Errorf("two pods of one checkpoint draw the same random bytes: %s", random)
+	}
+	s.drawn = append(s.drawn, random)
 	if s := n.Status(id); s.GetState() != cri.ContainerState_CONTAINER_RUNNING || time.Since(time.Unix(0, s.GetStartedAt())) > time.Minute {
 		t.Errorf("the started container is %v", s)
 	}
@@ -219,7 +226,7 @@ func TestVirtualCheckpoint(t *testing.T) {
 // restoredAcrossDaemons has a new daemon start what the one before restored.
 func (n *Node) restoredAcrossDaemons(s *saver, dir string) {
 	t := n.t
-	r, _ := s.request(n, dir)
+	r := s.request(n, dir)
 	answer, err := n.restore(r)
 	if err != nil {
 		t.Fatalf("restore: %v", err)
