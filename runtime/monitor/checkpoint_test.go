@@ -31,11 +31,11 @@ func dumpingNode(t *testing.T, script string) (*node, CreateRequest, CheckpointR
 	}
 	rt.Path = path
 	n := newNode(t, rt)
-	req := n.run([]string{"flood", "1", "600000"}, nil)
+	req := n.run([]string{"flood", "4", "600000"}, nil)
 	return n, req, CheckpointRequest{Images: dir, Work: dir, Programs: dir, Timeout: time.Minute}
 }
 
-// grows tells whether the container writes.
+// grows tells whether the container writes, which it does eight times a second.
 func (n *node) grows(req CreateRequest) bool {
 	n.t.Helper()
 	size := func() int64 {
@@ -47,8 +47,12 @@ func (n *node) grows(req CreateRequest) bool {
 	}
 	time.Sleep(200 * time.Millisecond) // what was written before is logged
 	before := size()
-	time.Sleep(300 * time.Millisecond)
-	return size() > before
+	for deadline := time.Now().Add(time.Second); time.Now().Before(deadline); time.Sleep(10 * time.Millisecond) {
+		if size() > before {
+			return true
+		}
+	}
+	return false
 }
 
 // TestCheckpointStandsStill: the container is still from before the dump until the caller

@@ -44,6 +44,9 @@ func (c *Client) Checkpoint(ctx context.Context, id string, r CheckpointRequest,
 		return decodeReply(payload, nil)
 	}
 	failed := while(ctx)
+	if failed == nil {
+		failed = ctx.Err() // the monitor may have thawed before it was done
+	}
 	if err := writeFrame(conn, frameEOF, nil); err != nil {
 		return errors.Join(failed, cut(err))
 	}

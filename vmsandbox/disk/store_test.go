@@ -86,7 +86,12 @@ func TestDiskKeepsWhatIsWritten(t *testing.T) {
 	if err := os.WriteFile(filepath.Join(dir, "large"), bytes.Repeat([]byte("y"), 8<<20), 0o644); err != nil {
 		t.Fatal(err)
 	}
-	if err := unix.Unmount(dir, 0); err != nil {
+	// A mount namespace that somebody makes meanwhile keeps the file system mounted.
+	root, err := os.Open(dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := errors.Join(unix.Syncfs(int(root.Fd())), root.Close(), unix.Unmount(dir, 0)); err != nil {
 		t.Fatal(err)
 	}
 	mounted = false
