@@ -100,6 +100,7 @@ func TestBroken(t *testing.T) {
 		"refused namelessly": {"kernel", func(r field.Recording) { r["TestY"] = field.Use{Outcome: "pass"} }, "A.b.* is refused"},
 		"refused and honoured": {"kernel", func(r field.Recording) { r["TestZ"] = field.Use{Outcome: "pass", Honoured: []string{"A.b.c"}} },
 			"TestZ sent A.b.c and was answered"},
+		"honoured by the other hull": {"kernel", func(r field.Recording) { r["TestVirtualZ"] = field.Use{Outcome: "pass", Honoured: []string{"A.b.c"}} }, ""},
 	} {
 		t.Run(name, func(t *testing.T) {
 			r := run()
