@@ -39,26 +39,34 @@ func (d *Driver) Create(ctx context.Context, c sandbox.Config) (sandbox.Sandbox,
 		return nil, fmt.Errorf("check sandbox: %w", err)
 	}
 	b := &birth{pod: d.newPod(podState{Config: c, Boot: d.boot}), told: make(chan struct{})}
-	err := flow.Run(ctx, "create virtual sandbox",
-		flow.Step{
+	return b.run(ctx, "create virtual sandbox", flow.Step{Name: "claim machine", Do: b.claimMachine, Undo: b.removeMachine})
+}
+
+// run gives the pod a machine, and the machine what it needs to be the pod; more are done
+// when it has that.
+func (b *birth) run(ctx context.Context, name string, machine flow.Step, more ...flow.Step) (sandbox.Sandbox, error) {
+	steps := []flow.Step{
+		{
 			Name: "claim name",
 			Do:   func(context.Context) error { return b.claimName() },
 			Undo: func(context.Context) error { return os.RemoveAll(b.dir()) },
 		},
-		flow.Step{Name: "claim machine", Do: b.claimMachine, Undo: b.removeMachine},
-		flow.Step{Name: "enter cgroup", Do: b.alive(b.enterCgroup), Undo: b.undoCgroup},
-		flow.Step{
+		machine,
+		{Name: "enter cgroup", Do: b.alive(b.enterCgroup), Undo: b.undoCgroup},
+		{
 			Name: "introduce guest",
 			Do:   func(ctx context.Context) error { b.beginIntroduction(ctx); return nil },
 			Undo: func(context.Context) error { b.stop(); <-b.told; return nil },
 		},
-		flow.Step{Name: "connect network", Do: b.alive(b.addNetwork), Undo: b.deleteNetwork},
-		flow.Step{Name: "connect guest", Do: b.alive(b.connectGuest)},
-		flow.Step{Name: "write state", Do: func(context.Context) error { return b.change(func(*podState) {}) }})
-	if err != nil {
+		{Name: "connect network", Do: b.alive(b.addNetwork), Undo: b.deleteNetwork},
+		{Name: "connect guest", Do: b.alive(b.connectGuest)},
+	}
+	steps = append(steps, more...)
+	steps = append(steps, flow.Step{Name: "write state", Do: func(context.Context) error { return b.change(func(*podState) {}) }})
+	if err := flow.Run(ctx, name, steps...); err != nil {
 		return nil, err
 	}
-	d.setLive(b.pod)
+	b.driver.setLive(b.pod)
 	b.watch()
 	return b.pod, nil
 }

@@ -38,30 +38,10 @@ func (d *Driver) Restore(ctx context.Context, r sandbox.Restoration) (sandbox.Sa
 		return nil, err
 	}
 	b := &birth{pod: d.newPod(podState{Config: r.Config, Boot: d.boot}), told: make(chan struct{}), from: from}
-	err = flow.Run(ctx, "restore virtual sandbox",
-		flow.Step{
-			Name: "claim name",
-			Do:   func(context.Context) error { return b.claimName() },
-			Undo: func(context.Context) error { return os.RemoveAll(b.dir()) },
-		},
+	return b.run(ctx, "restore virtual sandbox",
 		flow.Step{Name: "restore machine", Do: b.restoreMachine, Undo: b.removeMachine},
-		flow.Step{Name: "enter cgroup", Do: b.alive(b.enterCgroup), Undo: b.undoCgroup},
-		flow.Step{
-			Name: "introduce guest",
-			Do:   func(ctx context.Context) error { b.beginIntroduction(ctx); return nil },
-			Undo: func(context.Context) error { b.stop(); <-b.told; return nil },
-		},
-		flow.Step{Name: "connect network", Do: b.alive(b.addNetwork), Undo: b.deleteNetwork},
-		flow.Step{Name: "connect guest", Do: b.alive(b.connectGuest)},
 		flow.Step{Name: "forget others", Do: b.alive(b.forgetOthers)},
-		flow.Step{Name: "restore containers", Do: b.alive(b.restoreContainers), Undo: b.deleteMirrors},
-		flow.Step{Name: "write state", Do: func(context.Context) error { return b.change(func(*podState) {}) }})
-	if err != nil {
-		return nil, err
-	}
-	d.setLive(b.pod)
-	b.watch()
-	return b.pod, nil
+		flow.Step{Name: "restore containers", Do: b.alive(b.restoreContainers), Undo: b.deleteMirrors})
 }
 
 // readRestoration reads a checkpoint and finds here what it needs.
