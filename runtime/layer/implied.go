@@ -121,7 +121,7 @@ func (s *Store) mountFlat(ctx context.Context, stack []placed) (string, error) {
 	if err := os.Mkdir(dir, 0o700); err != nil && !errors.Is(err, fs.ErrExist) {
 		return "", fmt.Errorf("make mount point: %w", err)
 	}
-	if err := s.mountDevices(files, dir); err != nil {
+	if err := s.mountFiles(files, dir); err != nil {
 		return "", fmt.Errorf("mount %d layers merged: %w", len(ids), err)
 	}
 	return dir, nil
@@ -130,64 +130,4 @@ func (s *Store) mountFlat(ctx context.Context, stack []placed) (string, error) {
 // flatTarget is the mount point of a file of merged metadata.
 func (s *Store) flatTarget(file string) string {
 	return s.target(flatPrefix + strings.TrimSuffix(filepath.Base(file), blobSuffix))
-}
-
-// mountDevices mounts an image that goes on in other files.
-func (s *Store) mountDevices(files []string, dir string) error {
-	if s.forceLoop {
-		return mountLoops(files, dir)
-	}
-	err := mountOn(files, dir)
-	if errors.Is(err, unix.ENOTBLK) {
-		return mountLoops(files, dir)
-	}
-	return err
-}
-
-// mountLoops does it through loop devices, which vanish with the mount.
-func mountLoops(files []string, dir string) error {
-	var devices []string
-	for _, file := range files {
-		f, err := os.Open(file)
-		if err != nil {
-			return fmt.Errorf("open layer: %w", err)
-		}
-		dev, err := attachLoop(f)
-		f.Close()
-		if err != nil {
-			return err
-		}
-		defer dev.Close() // once mounted it has a user
-		devices = append(devices, dev.Name())
-	}
-	return mountOn(devices, dir)
-}
-
-// mountOn uses no options of mount(2), where a path must not hold a comma.
-func mountOn(files []string, dir string) error {
-	fs, err := unix.Fsopen("erofs", unix.FSOPEN_CLOEXEC)
-	if err != nil {
-		return os.NewSyscallError("fsopen", err)
-	}
-	defer unix.Close(fs)
-	if err := unix.FsconfigSetString(fs, "source", files[0]); err != nil {
-		return os.NewSyscallError("fsconfig source", err)
-	}
-	for _, f := range files[1:] {
-		if err := unix.FsconfigSetString(fs, "device", f); err != nil {
-			return os.NewSyscallError("fsconfig device", err)
-		}
-	}
-	if err := unix.FsconfigSetFlag(fs, "ro"); err != nil {
-		return os.NewSyscallError("fsconfig ro", err)
-	}
-	if err := unix.FsconfigCreate(fs); err != nil {
-		return os.NewSyscallError("fsconfig create", err)
-	}
-	fd, err := unix.Fsmount(fs, unix.FSMOUNT_CLOEXEC, unix.MOUNT_ATTR_RDONLY|unix.MOUNT_ATTR_NODEV|unix.MOUNT_ATTR_NOSUID)
-	if err != nil {
-		return os.NewSyscallError("fsmount", err)
-	}
-	defer unix.Close(fd)
-	return os.NewSyscallError("move_mount", unix.MoveMount(fd, "", unix.AT_FDCWD, dir, unix.MOVE_MOUNT_F_EMPTY_PATH))
 }

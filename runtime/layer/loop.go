@@ -11,22 +11,26 @@ import (
 // loopAttempts bounds the race for a free loop device with other programs.
 const loopAttempts = 64
 
-// mountLoop mounts the blob through a loop device, which vanishes with the mount. It
-// serves kernels before 6.12 and blobs on file systems that erofs does not read files
+// mountLoops mounts an image through loop devices, which vanish with the mount. They
+// serve kernels before 6.12 and blobs on file systems that erofs does not read files
 // of (overlayfs).
-func mountLoop(blob, dir string) error {
-	f, err := os.Open(blob)
-	if err != nil {
-		return fmt.Errorf("open blob: %w", err)
+func mountLoops(files []string, dir string) error {
+	var devices []string
+	for _, file := range files {
+		f, err := os.Open(file)
+		if err != nil {
+			return fmt.Errorf("open blob: %w", err)
+		}
+		dev, err := attachLoop(f)
+		f.Close()
+		if err != nil {
+			return err
+		}
+		// Once mounted the device has a user; closed unmounted it is detached.
+		defer dev.Close()
+		devices = append(devices, dev.Name())
 	}
-	defer f.Close()
-	dev, err := attachLoop(f)
-	if err != nil {
-		return err
-	}
-	// Once mounted the device has a user; closed unmounted it is detached.
-	defer dev.Close()
-	return unix.Mount(dev.Name(), dir, "erofs", mountFlags, "")
+	return mountOn(devices, dir)
 }
 
 func attachLoop(f *os.File) (*os.File, error) {

@@ -109,20 +109,54 @@ func (s *Store) mountOne(ctx context.Context, id digest.Digest) (string, error) 
 }
 
 func (s *Store) mountBlob(blob, dir string) error {
-	if s.forceLoop {
-		return mountLoop(blob, dir)
-	}
-	if s.directIO && unix.Mount(blob, dir, "erofs", mountFlags, "directio") == nil {
+	if !s.forceLoop && s.directIO && unix.Mount(blob, dir, "erofs", mountFlags, "directio") == nil {
 		return nil
 	}
-	err := unix.Mount(blob, dir, "erofs", mountFlags, "")
+	return s.mountFiles([]string{blob}, dir)
+}
+
+// mountFiles mounts an image that may go on in other files.
+func (s *Store) mountFiles(files []string, dir string) error {
+	if s.forceLoop {
+		return mountLoops(files, dir)
+	}
+	err := mountOn(files, dir)
 	switch {
 	case errors.Is(err, unix.ENOTBLK):
-		return mountLoop(blob, dir)
+		return mountLoops(files, dir)
 	case errors.Is(err, unix.ENODEV):
 		return fmt.Errorf("kernel has no erofs (try: modprobe erofs): %w: %w", errdefs.ErrFailedPrecondition, err)
 	}
 	return err
+}
+
+// mountOn uses no options of mount(2), where a path must not hold a comma.
+func mountOn(files []string, dir string) error {
+	fs, err := unix.Fsopen("erofs", unix.FSOPEN_CLOEXEC)
+	if err != nil {
+		return os.NewSyscallError("fsopen", err)
+	}
+	defer unix.Close(fs)
+	if err := unix.FsconfigSetString(fs, "source", files[0]); err != nil {
+		return os.NewSyscallError("fsconfig source", err)
+	}
+	for _, f := range files[1:] {
+		if err := unix.FsconfigSetString(fs, "device", f); err != nil {
+			return os.NewSyscallError("fsconfig device", err)
+		}
+	}
+	if err := unix.FsconfigSetFlag(fs, "ro"); err != nil {
+		return os.NewSyscallError("fsconfig ro", err)
+	}
+	if err := unix.FsconfigCreate(fs); err != nil {
+		return os.NewSyscallError("fsconfig create", err)
+	}
+	fd, err := unix.Fsmount(fs, unix.FSMOUNT_CLOEXEC, unix.MOUNT_ATTR_RDONLY|unix.MOUNT_ATTR_NODEV|unix.MOUNT_ATTR_NOSUID)
+	if err != nil {
+		return os.NewSyscallError("fsmount", err)
+	}
+	defer unix.Close(fd)
+	return os.NewSyscallError("move_mount", unix.MoveMount(fd, "", unix.AT_FDCWD, dir, unix.MOVE_MOUNT_F_EMPTY_PATH))
 }
 
 // mounted tells whether a layer is mounted on dir. The kernel is asked each time, which
