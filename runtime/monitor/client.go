@@ -141,7 +141,7 @@ func (c *Client) Spawn(ctx context.Context, r SpawnRequest, files []*os.File) (m
 		defer stop()
 		if len(files) > 0 {
 			if err := sendFiles(conn, files); err != nil {
-				return fmt.Errorf("call monitor: %w: %w", errdefs.ErrUnavailable, err)
+				return cut(err)
 			}
 		}
 		err = readReply(conn, &made)
@@ -277,9 +277,14 @@ func (c *Client) open(ctx context.Context, op, id string, body any) (net.Conn, e
 	}
 	if err := writeJSON(conn, frameHeader, req); err != nil {
 		conn.Close()
-		return nil, fmt.Errorf("call monitor: %w: %w", errdefs.ErrUnavailable, err)
+		return nil, cut(err)
 	}
 	return conn, nil
+}
+
+// cut is the error of a connection that ended before its call was over.
+func cut(err error) error {
+	return fmt.Errorf("call monitor: %w: %w", errdefs.ErrUnavailable, err)
 }
 
 func sendSizes(conn net.Conn, writing *sync.Mutex, sizes <-chan runtime.Size, done <-chan struct{}) {
@@ -310,7 +315,7 @@ func receive(conn net.Conn, s runtime.Streams, reply any) error {
 	for {
 		kind, payload, err := readFrame(conn, buf)
 		if err != nil {
-			return fmt.Errorf("call monitor: %w: %w", errdefs.ErrUnavailable, err)
+			return cut(err)
 		}
 		to := s.Stdout
 		switch kind {

@@ -5,8 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"time"
-
-	"github.com/containerd/errdefs"
 )
 
 // Checkpoint writes the state of a running container's processes, and calls while between
@@ -54,9 +52,4 @@ func (c *Client) Checkpoint(ctx context.Context, id string, r CheckpointRequest,
 		return errors.Join(failed, cut(err))
 	}
 	return errors.Join(failed, decodeReply(payload, nil))
-}
-
-// cut is the error of a connection that ended in the middle of a call.
-func cut(err error) error {
-	return fmt.Errorf("call monitor: %w: %w", errdefs.ErrUnavailable, err)
 }
