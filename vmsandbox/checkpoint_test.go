@@ -39,6 +39,17 @@ func saver(t *testing.T, w *world) (*pod, runtime.Container) {
 	return p, c
 }
 
+// checkpointed is a saver and its checkpoint.
+func checkpointed(t *testing.T, w *world) (*pod, runtime.Container, string) {
+	t.Helper()
+	p, c := saver(t, w)
+	dir := t.TempDir()
+	if err := p.Checkpoint(t.Context(), dir, []string{idOf(c)}); err != nil {
+		t.Fatal(err)
+	}
+	return p, c, dir
+}
+
 func idOf(c runtime.Container) string { return c.(*container).id }
 
 func restorationOf(t *testing.T, dir string, from ...string) sandbox.Restoration {
@@ -174,11 +185,7 @@ func TestCheckpointRefuses(t *testing.T) {
 
 func TestRestoredContainerWaitsForItsStart(t *testing.T) {
 	w := newWorld(t)
-	p, c := saver(t, w)
-	dir := t.TempDir()
-	if err := p.Checkpoint(t.Context(), dir, []string{idOf(c)}); err != nil {
-		t.Fatal(err)
-	}
+	p, c, dir := checkpointed(t, w)
 	before := len(w.since(0))
 	r := restorationOf(t, dir, idOf(c))
 	made, err := p.driver.Restore(t.Context(), r)
@@ -223,11 +230,7 @@ func TestRestoredContainerWaitsForItsStart(t *testing.T) {
 // What is sent to a container that stands still must end it, not wait for it to go on.
 func TestRestoredContainerIsKilledBeforeItsStart(t *testing.T) {
 	w := newWorld(t)
-	p, c := saver(t, w)
-	dir := t.TempDir()
-	if err := p.Checkpoint(t.Context(), dir, []string{idOf(c)}); err != nil {
-		t.Fatal(err)
-	}
+	p, c, dir := checkpointed(t, w)
 	r := restorationOf(t, dir, idOf(c))
 	made, err := p.driver.Restore(t.Context(), r)
 	if err != nil {
@@ -250,11 +253,7 @@ func TestRestoredContainerIsKilledBeforeItsStart(t *testing.T) {
 
 func TestFailedRestoreLeavesNothing(t *testing.T) {
 	w := newWorld(t)
-	p, c := saver(t, w)
-	dir := t.TempDir()
-	if err := p.Checkpoint(t.Context(), dir, []string{idOf(c)}); err != nil {
-		t.Fatal(err)
-	}
+	p, c, dir := checkpointed(t, w)
 	left := w.left()
 	for _, call := range []string{"platform", "load rw0", "restore", "identify host1", "sysctl", "put 4", "add network", "connect eth0", "update", fmt.Sprintf("mirror /var/log/x of %s from 40", idOf(c))} {
 		w.failing = call
