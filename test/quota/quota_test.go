@@ -4,7 +4,6 @@ package quota
 
 import (
 	"bytes"
-	"os"
 	"os/exec"
 	"path/filepath"
 	"slices"
@@ -13,7 +12,6 @@ import (
 	"time"
 
 	"github.com/opencontainers/runtime-spec/specs-go"
-	"golang.org/x/sys/unix"
 
 	"github.com/cricket-cri/cricket/runtime"
 	"github.com/cricket-cri/cricket/runtime/monitor"
@@ -36,11 +34,12 @@ func TestInAMachine(t *testing.T) {
 		{Slot: slot, Target: volume, Type: "ext4", Options: []string{"prjquota"}},
 		{Source: "tmpfs", Target: agent.DirVolumes + "/upper", Type: "tmpfs"},
 	} {
-		if err := m.Guest.Mount(t.Context(), a); err != nil {
-			t.Fatal(err)
-		}
+		m.Mount(t, a)
 	}
-	start(t, m, volume)
+	nothing := process("/quota.test")
+	nothing.Env = append(nothing.Env, waits)
+	m.StartPrivileged(t, tests, agent.DirVolumes+"/upper", nothing,
+		specs.Mount{Destination: "/quota", Type: "bind", Source: volume, Options: []string{"bind"}})
 	unlimited := process("/quota.test", "-test.v", "-test.bench=.", "-test.benchtime=300x")
 	driver := process("/sandbox.test", "-test.v", "-test.run=^TestWritableLimit$")
 	driver.Env = append(driver.Env, waits) // for what it starts
@@ -56,26 +55,11 @@ func TestInAMachine(t *testing.T) {
 	}
 }
 
-// image has the tests.
+// image has the tests. What holds namespaces in the driver's tests only has to be there.
 func image(t *testing.T) string {
-	t.Helper()
-	dir, file := t.TempDir(), filepath.Join(t.TempDir(), "image")
-	for _, d := range []string{"proc", "dev", "sys", "tmp", "quota", "etc"} {
-		if err := os.Mkdir(filepath.Join(dir, d), 0o755); err != nil {
-			t.Fatal(err)
-		}
-	}
-	for name, pkg := range map[string]string{"quota.test": "sandbox/quota", "sandbox.test": "sandbox"} {
-		build := exec.Command("go", "test", "-vet=off", "-c", "-ldflags=-s -w", "-o", filepath.Join(dir, name), "github.com/cricket-cri/cricket/"+pkg)
-		build.Env = append(os.Environ(), "CGO_ENABLED=0")
-		run(t, build)
-	}
-	// What holds namespaces in the driver's tests only has to be there.
-	if err := os.Link(filepath.Join(dir, "quota.test"), filepath.Join(dir, "sleep")); err != nil {
-		t.Fatal(err)
-	}
-	run(t, exec.Command("mkfs.erofs", "--quiet", file, dir))
-	return file
+	const module = "github.com/cricket-cri/cricket/"
+	packages := map[string]string{"quota.test": module + "sandbox/quota", "sandbox.test": module + "sandbox"}
+	return guesttest.Tests(t, packages, map[string]string{"sleep": "quota.test"}, "quota")
 }
 
 // disk is an ext4 with project quotas.
@@ -95,40 +79,7 @@ func run(t *testing.T, c *exec.Cmd) {
 }
 
 func process(args ...string) *specs.Process {
-	all := spec.AllCapabilities()
-	return &specs.Process{
-		Args: args, Cwd: "/", Env: []string{"PATH=/", "CRICKET_TEST_QUOTA_DIR=/quota"},
-		Capabilities: &specs.LinuxCapabilities{Bounding: all, Effective: all, Permitted: all},
-	}
-}
-
-// start starts a container that does nothing and has the disk, to run the tests in.
-func start(t *testing.T, m *guesttest.Machine, volume string) {
-	t.Helper()
-	upper := agent.DirVolumes + "/upper"
-	err := m.Guest.Put(t.Context(), []agent.File{{Path: upper + "/upper", Mode: unix.S_IFDIR | 0o755}, {Path: upper + "/work", Mode: unix.S_IFDIR | 0o755}})
-	if err != nil {
-		t.Fatal(err)
-	}
-	s := &specs.Spec{
-		Version: spec.Version, Root: &specs.Root{Path: "rootfs"}, Process: process("/quota.test"),
-		Mounts: []specs.Mount{
-			{Destination: "/proc", Type: "proc", Source: "proc"}, {Destination: "/dev", Type: "bind", Source: "/dev", Options: []string{"rbind"}},
-			{Destination: "/tmp", Type: "tmpfs", Source: "tmpfs"}, {Destination: "/sys", Type: "sysfs", Source: "sysfs"},
-			{Destination: "/sys/fs/cgroup", Type: "bind", Source: "/sys/fs/cgroup", Options: []string{"rbind"}},
-			{Destination: "/quota", Type: "bind", Source: volume, Options: []string{"bind"}},
-		},
-		Linux: &specs.Linux{CgroupsPath: agent.PodCgroup + "/" + tests, Namespaces: []specs.LinuxNamespace{{Type: specs.PIDNamespace}, {Type: specs.MountNamespace}, {Type: specs.NetworkNamespace}}},
-	}
-	s.Process.Env = append(s.Process.Env, waits)
-	_, err = m.Monitor.Create(t.Context(), monitor.CreateRequest{
-		ID: tests, Bundle: agent.DirContainers + "/" + tests, Spec: s, LogPath: agent.DirLogs + "/" + tests, Cgroup: agent.PodCgroup + "/" + tests,
-		Rootfs: monitor.Overlay{Target: "rootfs", Lower: []string{agent.DirDisks + "/ro0"}, Upper: upper + "/upper", Work: upper + "/work"},
-	})
-	if err != nil {
-		t.Fatal(err)
-	}
-	if _, err := m.Monitor.Start(t.Context(), tests); err != nil {
-		t.Fatal(err)
-	}
+	p := guesttest.Process(args...)
+	p.Env = append(p.Env, "CRICKET_TEST_QUOTA_DIR=/quota")
+	return p
 }
