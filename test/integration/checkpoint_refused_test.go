@@ -2,6 +2,7 @@ package integration
 
 import (
 	"context"
+	"fmt"
 	"os"
 	"path/filepath"
 	"strings"
@@ -49,18 +50,22 @@ func (n *Node) nothingIn(dir string) {
 	}
 }
 
-// deadlinePasses ends a checkpoint's time while it is made.
+// deadlinePasses ends a checkpoint's time while it is made. The first time is too short on
+// every machine. A longer one may do: then the checkpoint is whole, whatever the answer.
 func (n *Node) deadlinePasses(s *saver) {
 	t := n.t
-	for _, limit := range []time.Duration{20 * time.Millisecond, 150 * time.Millisecond, 400 * time.Millisecond} {
+	for i, limit := range []time.Duration{20 * time.Millisecond, 150 * time.Millisecond, 400 * time.Millisecond} {
 		out := t.TempDir()
 		ctx, cancel := context.WithTimeout(t.Context(), limit)
 		_, err := n.Runtime.CheckpointPod(ctx, &cri.CheckpointPodRequest{PodSandboxId: s.pod, OutputPath: out, ContainerIds: []string{s.id}})
 		cancel()
-		WantCode(t, err, codes.DeadlineExceeded)
-		Within(t, settle, "nothing is left of a checkpoint that ran out of time", func() bool {
-			left, err := os.ReadDir(out)
-			return err == nil && len(left) == 0
+		if i == 0 || err != nil {
+			WantCode(t, err, codes.DeadlineExceeded)
+		}
+		Within(t, settle, fmt.Sprintf("%s in, there is a whole checkpoint or, as it has to be after an error, none", limit), func() bool {
+			left, failed := os.ReadDir(out)
+			_, whole := os.Stat(filepath.Join(out, "checkpoint.json"))
+			return failed == nil && (whole == nil && i > 0 || err != nil && len(left) == 0)
 		})
 		was := s.count(s.id)
 		Within(t, settle, "the pod goes on counting", func() bool { return n.count(s.id) > was })

@@ -191,6 +191,11 @@ func loadProgram(prog []instruction) (int, error) {
 		pin.Pin(&b[0])
 	}
 	attr.code, attr.license = uint64(uintptr(unsafe.Pointer(&code[0]))), uint64(uintptr(unsafe.Pointer(&license[0])))
+	unmask, err := maskSignals()
+	if err != nil {
+		return -1, err
+	}
+	defer unmask()
 	load := func() (uintptr, unix.Errno) {
 		fd, _, errno := unix.Syscall(unix.SYS_BPF, unix.BPF_PROG_LOAD, uintptr(unsafe.Pointer(&attr)), unsafe.Sizeof(attr))
 		return fd, errno
@@ -204,4 +209,25 @@ func loadProgram(prog []instruction) (int, error) {
 		return -1, fmt.Errorf("%w: %s", errno, strings.TrimSpace(unix.ByteSliceToString(log)))
 	}
 	return int(fd), nil
+}
+
+// maskSignals keeps signals from this goroutine until they are unmasked. The verifier gives
+// up with EAGAIN when its thread has one to take, and the Go runtime sends some to its own
+// threads (SIGURG, for goroutines to make way).
+func maskSignals() (unmask func(), err error) {
+	runtime.LockOSThread()
+	var all, old unix.Sigset_t
+	for i := range all.Val {
+		all.Val[i] = ^all.Val[i]
+	}
+	if err := unix.PthreadSigmask(unix.SIG_BLOCK, &all, &old); err != nil {
+		runtime.UnlockOSThread()
+		return nil, fmt.Errorf("mask signals: %w", err)
+	}
+	return func() {
+		// A thread that cannot take signals again is not given back: it ends with its goroutine.
+		if unix.PthreadSigmask(unix.SIG_SETMASK, &old, nil) == nil {
+			runtime.UnlockOSThread()
+		}
+	}, nil
 }
