@@ -81,7 +81,7 @@ func New(o Options, targets Targets) (*Server, error) {
 		return nil, fmt.Errorf("make streaming server: %w", err)
 	}
 	s.http = &http.Server{
-		Handler:           s.sessions,
+		Handler:           wholeFrames(s.sessions),
 		ReadHeaderTimeout: 10 * time.Second,
 		BaseContext:       func(net.Listener) context.Context { return s.ctx },
 		ConnContext:       connContext,

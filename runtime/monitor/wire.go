@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"net"
 
 	"github.com/containerd/errdefs"
 )
@@ -85,15 +86,18 @@ func noEOF(err error) error {
 	return err
 }
 
-// writeFrame writes one frame with a single Write.
+// writeFrame writes one frame with a single system call, or a single Write where it is no
+// socket.
 func writeFrame(w io.Writer, kind byte, payload []byte) error {
 	if limit, known := frameLimit(kind); !known || len(payload) > int(limit) {
 		return fmt.Errorf("write frame of %d bytes: %w", len(payload), errdefs.ErrResourceExhausted)
 	}
-	b := make([]byte, frameOverhead, frameOverhead+len(payload))
-	b[0] = kind
-	binary.BigEndian.PutUint32(b[1:], uint32(len(payload)))
-	_, err := w.Write(append(b, payload...))
+	head := binary.BigEndian.AppendUint32([]byte{kind}, uint32(len(payload)))
+	if c, ok := w.(*net.UnixConn); ok { // without a copy
+		_, err := (&net.Buffers{head, payload}).WriteTo(c)
+		return err
+	}
+	_, err := w.Write(append(head, payload...))
 	return err
 }
 
