@@ -47,11 +47,15 @@ func (s *Server) callWith(rt oci.Runtime, dir string, o callOptions, args func(l
 		// A session of its own: not all runtimes make one for the processes of an exec,
 		// and by it their descendants are known.
 		sys := &syscall.SysProcAttr{Setsid: true}
-		pid, ch, err := s.reaper.spawn(argv, &syscall.ProcAttr{Dir: dir, Env: append(runtimeEnv(o.programs), o.env...), Files: o.streams.fds(), Sys: sys})
+		attr := &syscall.ProcAttr{Dir: dir, Env: append(runtimeEnv(o.programs), o.env...), Files: o.streams.fds(), Sys: sys}
+		pid := 0
+		err := s.binaries.execute(rt, func(name string) (err error) {
+			pid, ended, err = s.reaper.spawn(name, argv, attr)
+			return err
+		})
 		if err != nil {
 			return fmt.Errorf("run %s: %w", argv[0], err)
 		}
-		ended = ch
 		if o.begun != nil {
 			o.begun(pid)
 		}

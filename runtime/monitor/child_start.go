@@ -175,7 +175,7 @@ func (p *child) start(streams *childStreams, fds []int) (ended <-chan status, er
 	attr := &syscall.ProcAttr{Dir: dir, Env: r.Env, Files: files, Sys: &syscall.SysProcAttr{Setsid: true}}
 	pid := 0
 	err = inCgroup(r.Cgroup, attr.Sys, func() (err error) {
-		pid, ended, err = p.srv.reaper.spawn(r.Args, attr)
+		pid, ended, err = p.srv.reaper.spawn(r.Args[0], r.Args, attr)
 		return err
 	})
 	if err != nil {

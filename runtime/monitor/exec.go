@@ -28,6 +28,8 @@ type execution struct {
 	pumps   []*pump
 	ended   <-chan status
 	rec     execRecord
+	// uid and gid are the owner of the pipes.
+	uid, gid int
 }
 
 // exec runs a process to its end, whatever becomes of the client meanwhile.
@@ -69,6 +71,8 @@ func (e *execution) open() (err error) {
 		}
 		return err
 	}
+	// Who cannot be found is root: where it matters the runtime does it, as in pipe.
+	e.uid, e.gid, _ = streamOwner(nil, e.c.rec.Request.Bundle)
 	if e.req.Stdin {
 		if e.stdin, err = e.pipe(0); err != nil {
 			return err
@@ -100,7 +104,6 @@ func (e *execution) pipe(i int) (*os.File, error) {
 	if i == 0 {
 		ours, theirs = p[1], p[0]
 	}
-	uid, gid := e.owner()
 	if i != 0 {
 		if err := e.widen(&theirs); err != nil {
 			closeFDs([]int{ours, theirs})
@@ -108,7 +111,7 @@ func (e *execution) pipe(i int) (*os.File, error) {
 		}
 	}
 	// As for FIFOs. Where it cannot be done, as in a user namespace, the runtime does it.
-	_ = unix.Fchown(theirs, uid, gid)
+	_ = unix.Fchown(theirs, e.uid, e.gid)
 	_ = unix.SetNonblock(ours, true) // of an open descriptor it cannot fail
 	e.child[i].Close()
 	e.child[i] = os.NewFile(uintptr(theirs), "pipe")
@@ -129,14 +132,6 @@ func (e *execution) widen(fd *int) error {
 	*fd = both
 	e.rec.Pipes = append(e.rec.Pipes, st.Ino)
 	return nil
-}
-
-func (e *execution) owner() (uid, gid int) {
-	uid, gid, err := streamOwner(nil, e.c.rec.Request.Bundle)
-	if err != nil {
-		return 0, 0
-	}
-	return uid, gid
 }
 
 func (e *execution) pump(src *os.File, kind byte) error {

@@ -144,7 +144,7 @@ func (s *Server) startPodInit(h *held, attr *syscall.SysProcAttr, report *os.Fil
 		return err
 	}
 	defer program.Close()
-	pid, ended, err := s.reaper.spawn(append(slices.Clone(s.podInit), h.hold.ID), &syscall.ProcAttr{
+	pid, ended, err := s.reaper.spawn(s.podInit[0], append(slices.Clone(s.podInit), h.hold.ID), &syscall.ProcAttr{
 		Dir: "/", Env: []string{"GOMAXPROCS=1"}, Files: append(streams.fds(), report.Fd(), program.Fd()), Sys: attr,
 	})
 	if err != nil {

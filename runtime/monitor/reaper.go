@@ -99,11 +99,11 @@ func codeOf(ws unix.WaitStatus) int32 {
 	return int32(ws.ExitStatus())
 }
 
-// spawn starts a program from the calling thread. The channel delivers its end.
-func (r *reaper) spawn(argv []string, attr *syscall.ProcAttr) (int, <-chan status, error) {
+// spawn executes a file from the calling thread. The channel delivers its end.
+func (r *reaper) spawn(file string, argv []string, attr *syscall.ProcAttr) (int, <-chan status, error) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	pid, err := syscall.ForkExec(argv[0], argv, attr)
+	pid, err := syscall.ForkExec(file, argv, attr)
 	if err != nil {
 		return 0, nil, err
 	}

@@ -50,6 +50,7 @@ type Server struct {
 	reaper   *reaper
 	logs     logfile.Set
 	buffers  buffers
+	binaries binaries
 	calls    atomic.Uint64
 	upgrade  chan struct{} // has room for one
 	work     sync.WaitGroup

@@ -53,6 +53,16 @@ func main() {
 			panic(err)
 		}
 		os.Stdout.Write(data)
+	case "self": // whether the program's own file can be written where it was executed
+		var st syscall.Statfs_t
+		if err := syscall.Statfs("/proc/self/exe", &st); err != nil {
+			panic(err)
+		}
+		if st.Flags&syscall.MS_RDONLY == 0 {
+			fmt.Print("writable")
+		} else {
+			fmt.Print("read-only")
+		}
 	case "list": // a directory
 		entries, err := os.ReadDir(os.Args[2])
 		for _, e := range entries {
