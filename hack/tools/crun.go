@@ -10,9 +10,10 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strings"
 )
 
-// CrunVersion is the version of crun that containerd is measured with. Debian 12's is too old
+// CrunVersion is the version of crun that runtimes are measured with. Debian 12's is too old
 // for the runtime specification that containerd writes.
 const CrunVersion = "1.21"
 
@@ -35,10 +36,12 @@ func crunChange() Change {
 	}
 }
 
-// Crun builds crun from its published source and returns its path. It needs what hack/setup
-// bench installs, and the network unless the cache has it.
+// Crun builds crun from its published source and returns its path. It is a static program, as
+// the ones that its project publishes are: crun executes itself twice in every call, and half
+// of what a call takes is the linking of libraries. It needs what hack/setup bench installs,
+// and the network unless the cache has it.
 func (b Builder) Crun(ctx context.Context) (string, error) {
-	out, err := filepath.Abs(filepath.Join(b.Cache, "tools", "crun-"+CrunVersion, "crun"))
+	out, err := filepath.Abs(filepath.Join(b.Cache, "tools", "crun-"+CrunVersion+"-static", "crun"))
 	if err != nil {
 		return "", err
 	}
@@ -54,7 +57,13 @@ func (b Builder) Crun(ctx context.Context) (string, error) {
 	if err := b.apply(src, crunChange()); err != nil {
 		return "", fmt.Errorf("change crun: %w", err)
 	}
-	for _, args := range [][]string{{"./configure", "--disable-systemd", "--quiet"}, {"make", "-j2", "--quiet", ".version", "git-version.h", "crun"}} {
+	if err := linkYajl(ctx, src); err != nil {
+		return "", fmt.Errorf("find static libyajl: %w", err)
+	}
+	for _, args := range [][]string{
+		{"./configure", "--disable-systemd", "--quiet", "LDFLAGS=-static -L" + src, "LIBS=-lm"},
+		{"make", "-j2", "--quiet", ".version", "git-version.h", "crun", "CRUN_LDFLAGS=-all-static"},
+	} {
 		c := exec.CommandContext(ctx, args[0], args[1:]...)
 		c.Dir = src
 		c.Env = append(os.Environ(), "PYTHON=/usr/bin/python3") // whatever else the PATH has
@@ -66,6 +75,15 @@ func (b Builder) Crun(ctx context.Context) (string, error) {
 		return "", err
 	}
 	return out, os.Rename(filepath.Join(src, "crun"), out)
+}
+
+// linkYajl gives Debian's static libyajl, in dir, the name that a linker looks for.
+func linkYajl(ctx context.Context, dir string) error {
+	out, err := exec.CommandContext(ctx, "gcc", "-print-file-name=libyajl_s.a").Output()
+	if err != nil {
+		return err
+	}
+	return os.Symlink(strings.TrimSpace(string(out)), filepath.Join(dir, "libyajl.a"))
 }
 
 // unpackCrun downloads the source, checked against its hash, to dir.

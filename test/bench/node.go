@@ -182,7 +182,7 @@ func (o options) cricket(ctx context.Context, registry string) (*harness.Daemon,
 			return nil, err
 		}
 	}
-	d, err := start(ctx, kernelPods, registry, harness.Cricketd(filepath.Join(bin, "cricketd"), more...))
+	d, err := start(ctx, kernelPods, registry, withCrun(harness.Cricketd(filepath.Join(bin, "cricketd"), more...)))
 	if err != nil || !o.measures(vmPods) {
 		return d, err
 	}
@@ -190,6 +190,22 @@ func (o options) cricket(ctx context.Context, registry string) (*harness.Daemon,
 		return nil, errors.Join(err, d.Kill())
 	}
 	return d, nil
+}
+
+// withCrun has a daemon find the crun first that its peers are given. Without one of them it
+// is the host's.
+func withCrun(s harness.Starter) harness.Starter {
+	crun := os.Getenv(crunEnv)
+	if crun == "" {
+		return s
+	}
+	return func(p harness.Paths) (*exec.Cmd, error) {
+		c, err := s(p)
+		if err == nil {
+			c.Env = append(c.Environ(), "PATH="+filepath.Dir(crun)+":"+os.Getenv("PATH"))
+		}
+		return c, err
+	}
 }
 
 func (o options) containerd(ctx context.Context, registry string) (*harness.Daemon, error) {
