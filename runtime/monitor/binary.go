@@ -4,7 +4,6 @@ import (
 	"bytes"
 	"fmt"
 	"os"
-	"strconv"
 	"sync"
 
 	"golang.org/x/sys/unix"
@@ -23,6 +22,7 @@ type binaries struct {
 // boundFile is a detached, read-only mount of a file.
 type boundFile struct {
 	mount    int
+	name     string
 	dev, ino uint64
 }
 
@@ -39,7 +39,7 @@ func (p *binaries) execute(rt oci.Runtime, fn func(name string) error) error {
 	if err != nil {
 		return fn(rt.Path) // its error says what is wrong, if it is with the file
 	}
-	return fn("/proc/self/fd/" + strconv.Itoa(have.mount))
+	return fn(have.name)
 }
 
 // current returns the mount of what is at path now: a package may have been upgraded.
@@ -80,7 +80,13 @@ func openBinary(path string) (boundFile, error) {
 		unix.Close(mount)
 		return boundFile{}, fmt.Errorf("look at program: %w", err)
 	}
-	return boundFile{mount: mount, dev: st.Dev, ino: st.Ino}, nil
+	// Not of the child's own descriptors, which it moves about before it executes anything.
+	self, err := os.Readlink("/proc/self")
+	if err != nil {
+		unix.Close(mount)
+		return boundFile{}, fmt.Errorf("find own process: %w", err)
+	}
+	return boundFile{mount: mount, name: fmt.Sprintf("/proc/%s/fd/%d", self, mount), dev: st.Dev, ino: st.Ino}, nil
 }
 
 // checkBinary refuses scripts: their interpreter would look for a descriptor that is closed.

@@ -6,6 +6,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"syscall"
 	"testing"
 
 	"golang.org/x/sys/unix"
@@ -46,6 +47,43 @@ func TestCrunExecutesItselfOnce(t *testing.T) {
 		}
 	}
 	t.Errorf("init executes crun from mount %d, which is none of the monitor's", on)
+}
+
+// TestBinaryBesideDescriptors gives a program a descriptor whose number comes before that of
+// its mount. Before the child executes anything it moves another to the number after it.
+func TestBinaryBesideDescriptors(t *testing.T) {
+	var low []*os.File // for the pipe by which the child says why it cannot execute anything
+	for range 4 {
+		f, err := os.Open(os.DevNull)
+		if err != nil {
+			t.Fatal(err)
+		}
+		low = append(low, f)
+	}
+	var b binaries
+	rt := oci.Runtime{Name: "crun", Path: "/bin/true"}
+	if err := b.execute(rt, func(string) error { return nil }); err != nil {
+		t.Fatal(err)
+	}
+	before := uintptr(b.open[rt.Path].mount - 1)
+	if _, err := unix.FcntlInt(before, unix.F_GETFD, 0); err != nil {
+		t.Fatalf("descriptor %d, which one of this test's may have, is free: %v", before, err)
+	}
+	for _, f := range low[:3] {
+		f.Close()
+	}
+	err := b.execute(rt, func(name string) error {
+		pid, err := syscall.ForkExec(name, []string{"true"}, &syscall.ProcAttr{Files: []uintptr{before, before, before}})
+		if err != nil {
+			return err
+		}
+		_, err = syscall.Wait4(pid, nil, 0, nil)
+		return err
+	})
+	if err != nil {
+		t.Errorf("with descriptor %d: %v", before, err)
+	}
+	low[3].Close()
 }
 
 // TestBinaries executes programs that a container must not write to, others that may stay
