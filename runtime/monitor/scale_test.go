@@ -48,6 +48,10 @@ func memory(t testing.TB, pid int) (rss, pss int) {
 // before.
 func crowd(t *testing.T, n *node, containers int) (before int) {
 	t.Helper()
+	// The first has the monitor open the OCI runtime, for all of them.
+	if err := n.client.Delete(t.Context(), n.run([]string{"sleep", idle}, nil).ID); err != nil {
+		t.Fatal(err)
+	}
 	before = descriptors(t, n.process.Process.Pid)
 	for range containers {
 		req := n.run([]string{"sleep", idle}, func(_ *specs.Spec, r *CreateRequest) { r.Stdin, r.StdinOnce = true, true })

@@ -137,7 +137,7 @@ func TestDrain(t *testing.T) {
 }
 
 // TestDescriptors: the monitor holds at most 6 for each container, and none for one
-// that is gone.
+// that is gone, besides the one of the OCI runtime.
 func TestDescriptors(t *testing.T) {
 	n := Start(t)
 	n.Pull(images.Busybox)
@@ -151,6 +151,11 @@ func TestDescriptors(t *testing.T) {
 	}
 	p := n.hostPod()
 	pod := n.RunPod(p)
+	// The first has the monitor open the OCI runtime, for all of them.
+	first := n.Started(pod, p, n.ContainerConfig("sleep", "3600"))
+	if _, err := n.Runtime.RemoveContainer(t.Context(), &cri.RemoveContainerRequest{ContainerId: first}); err != nil {
+		t.Fatal(err)
+	}
 	before := open()
 	const count = 60
 	configs := make([]*cri.ContainerConfig, count)
