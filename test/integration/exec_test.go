@@ -269,7 +269,9 @@ func forwardErrors(t *testing.T, n *Node) {
 	open := n.Forward(pod, 9)
 	for i := range 2 {
 		data, errs := open(9, i)
-		data.Close()
+		if data != nil {
+			data.Close()
+		}
 		if msg, _ := io.ReadAll(errs); !strings.Contains(string(msg), "refused") {
 			t.Errorf("a closed port ends with %q", msg)
 		}

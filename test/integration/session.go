@@ -2,10 +2,12 @@ package integration
 
 import (
 	"encoding/json"
+	"errors"
 	"io"
 	"net/http"
 	"strconv"
 
+	"github.com/moby/spdystream"
 	cri "k8s.io/cri-api/pkg/apis/runtime/v1"
 	"k8s.io/cri-streaming/pkg/streaming/remotecommand"
 	"k8s.io/streaming/pkg/httpstream"
@@ -124,7 +126,9 @@ func (s *Session) End() (code int, message string) {
 	return -1, st.Message
 }
 
-// Forward opens a session that forwards ports of a pod.
+// Forward opens a session that forwards ports of a pod. data is nil where the port was refused
+// before the stream for it was acknowledged: the streaming library lets one overtake the
+// other. What is wrong is said by errs all the same.
 func (n *Node) Forward(pod string, ports ...int32) func(port int32, request int) (data, errs httpstream.Stream) {
 	n.t.Helper()
 	resp, err := n.Runtime.PortForward(n.t.Context(), &cri.PortForwardRequest{PodSandboxId: pod, Port: ports})
@@ -142,7 +146,9 @@ func (n *Node) Forward(pod string, ports ...int32) func(port int32, request int)
 			n.t.Fatal(err)
 		}
 		h.Set(remotecommand.StreamType, "data")
-		if data, err = conn.CreateStream(h); err != nil {
+		if data, err = conn.CreateStream(h); errors.Is(err, spdystream.ErrReset) {
+			return nil, errs
+		} else if err != nil {
 			n.t.Fatal(err)
 		}
 		return data, errs
