@@ -22,7 +22,8 @@ var syncs = regexp.MustCompile(`\b(fsync|fdatasync|sync|syncfs|sync_file_range|m
 func TestStartWaitsForNoDisk(t *testing.T) {
 	n := Start(t)
 	n.Pull(images.Busybox)
-	n.removePod(t, n.started()) // the first one mounts the image, and starts the monitor
+	pod, _, _ := n.Sleeper() // the first one mounts the image, and starts the monitor
+	n.removePod(t, pod)
 	trace := filepath.Join(t.TempDir(), "trace")
 	c := exec.Command("strace", "-f", "-y", "-q", "-o", trace, "-e", "trace=execve,fsync,fdatasync,sync,syncfs,sync_file_range,msync,openat",
 		"-p", strconv.Itoa(n.daemon.Pid()), "-p", strconv.Itoa(n.MonitorPid()))
@@ -30,7 +31,7 @@ func TestStartWaitsForNoDisk(t *testing.T) {
 		t.Fatal(err)
 	}
 	Within(t, settle, "strace has attached", func() bool { return traced(n.daemon.Pid()) && traced(n.MonitorPid()) })
-	n.started()
+	n.Sleeper()
 	if err := c.Process.Signal(unix.SIGTERM); err != nil {
 		t.Fatal(err)
 	}
@@ -57,12 +58,4 @@ func TestStartWaitsForNoDisk(t *testing.T) {
 func traced(pid int) bool {
 	status, err := os.ReadFile("/proc/" + strconv.Itoa(pid) + "/status")
 	return err == nil && strings.Contains(string(status), "TracerPid:") && !strings.Contains(string(status), "TracerPid:\t0\n")
-}
-
-// started runs a pod with a container.
-func (n *Node) started() (pod string) {
-	p := n.PodConfig()
-	pod = n.RunPod(p)
-	n.Started(pod, p, n.ContainerConfig("sleep", "3600"))
-	return pod
 }
