@@ -176,16 +176,7 @@ func create(t *testing.T, m *guesttest.Machine, id string, memory *int64, args .
 			Namespaces: []specs.LinuxNamespace{{Type: specs.PIDNamespace}, {Type: specs.MountNamespace}, {Type: specs.CgroupNamespace}},
 		},
 	}
-	_, err := m.Monitor.Create(t.Context(), monitor.CreateRequest{
-		ID: id, Bundle: agent.DirContainers + "/" + id, Spec: s, LogPath: agent.DirLogs + "/" + id, Cgroup: agent.PodCgroup + "/" + id,
-		Rootfs: monitor.Overlay{Target: "rootfs", Lower: []string{agent.DirDisks + "/ro0"}, Upper: upper + "/upper", Work: upper + "/work"},
-	})
-	if err != nil {
-		t.Fatal(err)
-	}
-	if _, err := m.Monitor.Start(t.Context(), id); err != nil {
-		t.Fatal(err)
-	}
+	m.Start(t, id, upper, s)
 }
 
 func execute(t *testing.T, m *guesttest.Machine, id string, args ...string) (string, runtime.Exit) {

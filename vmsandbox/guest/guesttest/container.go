@@ -75,7 +75,14 @@ func (m *Machine) StartPrivileged(t testing.TB, id, upper string, p *specs.Proce
 		}, mounts...),
 		Linux: &specs.Linux{CgroupsPath: agent.PodCgroup + "/" + id, Namespaces: []specs.LinuxNamespace{{Type: specs.PIDNamespace}, {Type: specs.MountNamespace}, {Type: specs.NetworkNamespace}}},
 	}
-	_, err = m.Monitor.Create(t.Context(), monitor.CreateRequest{
+	m.Start(t, id, upper, s)
+}
+
+// Start starts a container of the image in slot ro0, which is mounted. What it writes goes
+// below upper, a directory with an upper and a work.
+func (m *Machine) Start(t testing.TB, id, upper string, s *specs.Spec) {
+	t.Helper()
+	_, err := m.Monitor.Create(t.Context(), monitor.CreateRequest{
 		ID: id, Bundle: agent.DirContainers + "/" + id, Spec: s, LogPath: agent.DirLogs + "/" + id, Cgroup: agent.PodCgroup + "/" + id,
 		Rootfs: monitor.Overlay{Target: "rootfs", Lower: []string{agent.DirDisks + "/ro0"}, Upper: upper + "/upper", Work: upper + "/work"},
 	})
