@@ -113,7 +113,9 @@ func TestWriteStages(t *testing.T) {
 			otlptest.Span{Trace: trace, ID: "d", Parent: "c", Name: "part", Start: at + 5*ms, End: at + 6*ms},
 			otlptest.Span{Trace: trace, ID: "e", Parent: "c", Name: "short", Start: at + 5*ms, End: at + 5*ms + 1000})
 	}
-	spans = append(spans, otlptest.Span{Trace: "x", ID: "a", Name: "Version", Start: 1, End: ms})
+	spans = append(spans,
+		otlptest.Span{Trace: "0", ID: "f", Parent: "a", Name: "rare", Start: ms, End: 2 * ms},
+		otlptest.Span{Trace: "x", ID: "a", Name: "Version", Start: 5000 * ms, End: 5001 * ms})
 	var out strings.Builder
 	if err := writeStages(&out, spans); err != nil {
 		t.Fatal(err)
@@ -122,6 +124,7 @@ func TestWriteStages(t *testing.T) {
 | &nbsp;&nbsp;first | 4 | 1.0 | 2.0 | 2.0 |
 | &nbsp;&nbsp;second | 4 | 4.0 | 5.0 | 5.0 |
 | &nbsp;&nbsp;&nbsp;&nbsp;part | 4 | 5.0 | 1.0 | 1.0 |
+| Version | 1 | 0.0 | 1.0 | 1.0 |
 `
 	if _, rows, _ := strings.Cut(out.String(), "---|\n"); rows != want {
 		t.Errorf("got\n%s, want\n%s", rows, want)

@@ -68,7 +68,7 @@ type stage struct {
 }
 
 // writeStages prints a table of the spans below each call: when they begin after it, and how
-// long they take.
+// long they take. What happens in less than half of the calls of its kind is left out.
 func writeStages(w io.Writer, spans []otlptest.Span) error {
 	byID := map[string]otlptest.Span{}
 	for _, s := range spans {
@@ -95,17 +95,14 @@ func writeStages(w io.Writer, spans []otlptest.Span) error {
 	if len(stages) == 0 {
 		return errors.New("no span has arrived")
 	}
-	most := 0
-	for _, s := range stages {
-		most = max(most, len(s.took))
-	}
 	sorted := slices.SortedFunc(maps.Values(stages), func(a, b *stage) int { return slices.Compare(order(a, stages), order(b, stages)) })
 	fmt.Fprintf(w, "| step | times | begins after (ms) | takes p50 (ms) | p90 |\n|---|---|---|---|---|\n")
 	for _, s := range sorted {
-		if len(s.took) < most/2 || quantile(s.took, 50) < shortest {
+		steps := strings.Split(s.path, between)
+		calls := stages[steps[0]]
+		if len(s.took) < len(calls.took)/2 || quantile(s.took, 50) < shortest {
 			continue
 		}
-		steps := strings.Split(s.path, between)
 		fmt.Fprintf(w, "| %s%s | %d | %.1f | %.1f | %.1f |\n", strings.Repeat("&nbsp;&nbsp;", len(steps)-1), steps[len(steps)-1],
 			len(s.took), ms(quantile(s.begins, 50)), ms(quantile(s.took, 50)), ms(quantile(s.took, 90)))
 	}
