@@ -62,6 +62,7 @@ func run(ctx context.Context, c config.Config, log *slog.Logger) error {
 		return errors.Join(err, traces.close())
 	}
 	d.server.Recover(ctx)
+	d.machines.start(ctx) // no sooner: a template takes the processors that the pods' adoption needs
 	if err := d.server.StartPlugins(); err != nil {
 		return errors.Join(fmt.Errorf("%w; see [nri] in the configuration", err), d.close(), traces.close())
 	}
@@ -120,7 +121,7 @@ func assemble(ctx context.Context, c config.Config, keep *keeper, traces *tracin
 	if err != nil {
 		return nil, err
 	}
-	machines, err := addVirtual(ctx, c, drivers, virtualParts{
+	machines, err := addVirtual(c, drivers, virtualParts{
 		systemd: systemd, keep: keep, layers: layers, network: network, traces: traces, log: log,
 	})
 	if err != nil {

@@ -30,7 +30,7 @@ type virtualParts struct {
 
 // addVirtual adds the handlers of virtual machines to drivers, if there are any and what
 // they need is installed. The machines that are returned may be nil.
-func addVirtual(ctx context.Context, c config.Config, drivers map[string]sandbox.Driver, v virtualParts) (*machines, error) {
+func addVirtual(c config.Config, drivers map[string]sandbox.Driver, v virtualParts) (*machines, error) {
 	var names []string
 	for _, name := range slices.Sorted(maps.Keys(c.Runtimes)) {
 		if c.Runtimes[name].Type == config.TypeVM {
@@ -51,7 +51,7 @@ func addVirtual(ctx context.Context, c config.Config, drivers map[string]sandbox
 	if err != nil {
 		return nil, err
 	}
-	n, err := node.Start(ctx, node.Options{
+	n, err := node.New(node.Options{
 		Root: c.Root, State: c.State, Launcher: launcher, Image: found,
 		Shape: vmm.Shape{
 			Machine: c.VM.Machine, CPU: c.VM.CPU, VCPUs: c.VM.VCPUs, MemoryMiB: c.VM.Memory, MaxMemoryMiB: c.VM.MaxMemory,
@@ -72,6 +72,13 @@ func addVirtual(ctx context.Context, c config.Config, drivers map[string]sandbox
 
 // machines are the virtual ones of the node. Nil stands for none.
 type machines struct{ node *node.Node }
+
+// start begins to make machines.
+func (m *machines) start(ctx context.Context) {
+	if m != nil {
+		m.node.Start(ctx)
+	}
+}
 
 func (m *machines) close() error {
 	if m == nil {

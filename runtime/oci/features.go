@@ -7,6 +7,7 @@ import (
 	"os/exec"
 	"slices"
 	"strings"
+	"sync"
 
 	"github.com/containerd/errdefs"
 	"github.com/opencontainers/runtime-spec/specs-go/features"
@@ -36,14 +37,19 @@ type Features struct {
 // is derived from their version. It uses os/exec: not for a process that runs a
 // monitor.Server. ErrUnavailable if the program cannot be executed.
 func (r Runtime) Features(ctx context.Context) (Features, error) {
-	out, err := exec.CommandContext(ctx, r.Path, "--version").Output()
-	if err != nil {
-		return Features{}, fmt.Errorf("ask %s for its version: %w: %w", r.Path, errdefs.ErrUnavailable, err)
+	// Both at once: every start of the daemon waits for them.
+	var version, text []byte
+	var wrong, untold error
+	var asked sync.WaitGroup
+	asked.Go(func() { version, wrong = exec.CommandContext(ctx, r.Path, "--version").Output() })
+	asked.Go(func() { text, untold = exec.CommandContext(ctx, r.Path, "features").Output() })
+	asked.Wait()
+	if wrong != nil {
+		return Features{}, fmt.Errorf("ask %s for its version: %w: %w", r.Path, errdefs.ErrUnavailable, wrong)
 	}
-	f := fromVersion(string(out))
-	out, err = exec.CommandContext(ctx, r.Path, "features").Output()
+	f := fromVersion(string(version))
 	var told features.Features
-	if err != nil || json.Unmarshal(out, &told) != nil || told.OCIVersionMax == "" {
+	if untold != nil || json.Unmarshal(text, &told) != nil || told.OCIVersionMax == "" {
 		return f, nil
 	}
 	return fromTold(f.Version, told), nil

@@ -60,10 +60,11 @@ func NewVirtualHull(t testing.TB, change ...func(*node.Options)) *Hull {
 	h.Open = func(t testing.TB) sandbox.Driver {
 		t.Helper()
 		h.Close(t)
-		machines, err = node.Start(context.Background(), h.virtual)
+		machines, err = node.New(h.virtual)
 		if err != nil {
 			t.Fatal(err)
 		}
+		machines.Start(context.Background())
 		return machines.Driver
 	}
 	h.Driver = h.Open(t)

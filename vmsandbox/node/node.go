@@ -63,12 +63,15 @@ type Node struct {
 	// Driver makes their pods.
 	Driver *vmsandbox.Driver
 
-	options template.Options
-	proof   accel.Options
-	disks   *disk.Store
+	options     template.Options
+	accelerator string
+	proof       accel.Options
+	disks       *disk.Store
 	// found attaches and removes; it makes nothing.
 	found *template.Pool
-	log   *slog.Logger
+	// claimed are the machines that pods had when the node was made.
+	claimed []string
+	log     *slog.Logger
 	// rootfs is final when ready is closed.
 	rootfs vmsandbox.Rootfs
 
@@ -83,11 +86,8 @@ type Node struct {
 	platform vmsandbox.Platform
 }
 
-// Start finds the machines of pods again, and begins in the background to find out how
-// machines run, to remove those that are nobody's, and to make others: the node is as good
-// as ready when it returns, but the first Create may wait. Ctx does not bound what goes on
-// in the background; Close ends it.
-func Start(ctx context.Context, o Options) (*Node, error) {
+// New finds the machines of pods again. It makes none: Start does.
+func New(o Options) (*Node, error) {
 	if o.Log == nil {
 		o.Log = slog.New(slog.DiscardHandler)
 	}
@@ -103,11 +103,9 @@ func Start(ctx context.Context, o Options) (*Node, error) {
 	if err != nil {
 		return nil, fmt.Errorf("make driver of virtual machines: %w", err)
 	}
-	claimed, err := n.Driver.Claimed()
-	if err != nil {
+	if n.claimed, err = n.Driver.Claimed(); err != nil {
 		return nil, fmt.Errorf("find virtual machines of pods: %w", err)
 	}
-	n.begin(ctx, o.Accelerator, claimed)
 	return n, nil
 }
 
@@ -144,7 +142,7 @@ func prepare(o Options) (*Node, error) {
 			Disks: disks, Trace: o.Trace, Log: o.Log,
 			Warm: func(ctx context.Context, vm *template.VM) error { return vmsandbox.Warm(ctx, machineOf(vm)) },
 		},
-		proof: o.proof(hypervisor),
+		accelerator: o.Accelerator, proof: o.proof(hypervisor),
 	}
 	n.found, err = template.New(n.options)
 	return n, err
@@ -173,12 +171,15 @@ func (o Options) proof(h vmm.Hypervisor) accel.Options {
 	return accel.Options{Hypervisor: h, Shape: o.shape(), Cache: filepath.Join(o.Root, "vm", "accel.json"), Log: o.Log}
 }
 
-// begin finds out in the background how machines run, and begins to make them.
-func (n *Node) begin(ctx context.Context, accelerator string, claimed []string) {
+// Start begins in the background to find out how machines run, to remove those that are
+// nobody's, and to make others, which takes all of a processor for seconds: the node is as
+// good as ready when it returns, but the first Create may wait. It is called once. Ctx does
+// not bound what goes on in the background; Close ends it.
+func (n *Node) Start(ctx context.Context) {
 	ctx, n.stop = context.WithCancel(context.WithoutCancel(ctx))
 	n.work.Go(func() {
 		defer close(n.ready)
-		if n.verdict, n.err = accel.Choose(ctx, accelerator, false, n.proof); n.err != nil {
+		if n.verdict, n.err = accel.Choose(ctx, n.accelerator, false, n.proof); n.err != nil {
 			n.log.Error("virtual machines cannot run", "error", n.err)
 			return
 		}
@@ -191,7 +192,7 @@ func (n *Node) begin(ctx context.Context, accelerator string, claimed []string) 
 		if n.pool, n.err = template.New(n.options); n.err != nil {
 			return
 		}
-		if err := n.pool.Start(ctx, claimed); err != nil {
+		if err := n.pool.Start(ctx, n.claimed); err != nil {
 			n.log.Warn("machines of an earlier daemon are not all removed", "error", err)
 		}
 		n.log.Info("virtual machines run", "accelerator", n.verdict.Accelerator, "reason", n.verdict.Reason)
@@ -211,8 +212,12 @@ func (n *Node) chooseRootfs() {
 	}
 }
 
-// Close removes the machines that nobody has claimed; the others run on.
+// Close removes the machines that nobody has claimed; the others run on. A node that was
+// never started has made none.
 func (n *Node) Close() error {
+	if n.stop == nil {
+		return nil
+	}
 	n.stop()
 	n.work.Wait()
 	if n.pool == nil {
