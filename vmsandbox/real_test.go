@@ -6,15 +6,13 @@ import (
 	"context"
 	"errors"
 	"os"
-	"os/exec"
 	"path/filepath"
-	"syscall"
 	"testing"
 
 	"github.com/containerd/errdefs"
 
 	"github.com/cricket-cri/cricket/runtime/layer/erofs"
-	"github.com/cricket-cri/cricket/runtime/monitor"
+	"github.com/cricket-cri/cricket/runtime/monitor/monitortest"
 	"github.com/cricket-cri/cricket/vmsandbox/agent"
 	"github.com/cricket-cri/cricket/vmsandbox/disk"
 	"github.com/cricket-cri/cricket/vmsandbox/guest/guesttest"
@@ -31,27 +29,10 @@ func realMachine(t *testing.T) *Machine {
 	if err != nil {
 		t.Fatal(err)
 	}
-	dir, err := os.MkdirTemp("/tmp", "vm") // short, for the sockets
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { _ = os.RemoveAll(dir) })
-	launcher := filepath.Join(dir, "cricket-monitor")
-	build := exec.Command("go", "build", "-o", launcher, "../cmd/cricket-monitor")
-	build.Env = append(os.Environ(), "CGO_ENABLED=0")
-	if out, err := build.CombinedOutput(); err != nil {
-		t.Fatalf("build monitor: %v\n%s", err, out)
-	}
-	socket := filepath.Join(dir, "socket")
-	info, err := monitor.Start(context.Background(), monitor.StartOptions{
-		Binary: launcher, Socket: socket, State: filepath.Join(dir, "state"), LogFile: filepath.Join(dir, "log"),
-	})
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { _ = syscall.Kill(info.Pid, syscall.SIGTERM) })
+	dir := monitortest.ShortDir(t)
+	_, client := monitortest.Run(t)
 	hypervisor, err := qemu.New(qemu.Options{
-		Program: found.QEMU, State: filepath.Join(dir, "m"), Monitor: monitor.NewClient(monitor.DialUnix(socket)),
+		Program: found.QEMU, State: filepath.Join(dir, "m"), Monitor: client,
 	})
 	if err != nil {
 		t.Fatal(err)

@@ -6,6 +6,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/cricket-cri/cricket/runtime/monitor/monitortest"
 	"github.com/cricket-cri/cricket/vmsandbox/vmm"
 )
 
@@ -13,7 +14,7 @@ import (
 // confined and not. The decision page has the figures.
 func BenchmarkMachine(b *testing.B) {
 	kernel, initrd := image(b)
-	launcher, mon := realMonitor(b)
+	launcher, mon := monitortest.Run(b)
 	free, err := New(Options{Program: program, State: shortDir(b), Monitor: mon})
 	if err != nil {
 		b.Fatal(err)

@@ -12,13 +12,14 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/cricket-cri/cricket/runtime/monitor/monitortest"
 	"github.com/cricket-cri/cricket/vmsandbox/vmm"
 )
 
 // confinedHypervisor is what a node has: QEMU is confined by the monitor's program.
 func confinedHypervisor(t testing.TB, state string) vmm.Hypervisor {
 	t.Helper()
-	launcher, mon := realMonitor(t)
+	launcher, mon := monitortest.Run(t)
 	h, err := New(Options{Program: program, State: state, Monitor: mon, Confine: &Confine{
 		Launcher: []string{launcher, "confine"}, FirstUser: DefaultFirstUser, Users: 8, Files: DefaultFiles(program),
 	}})

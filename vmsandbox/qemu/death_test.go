@@ -14,6 +14,7 @@ import (
 	"github.com/moby/sys/mountinfo"
 
 	"github.com/cricket-cri/cricket/runtime/monitor"
+	"github.com/cricket-cri/cricket/runtime/monitor/monitortest"
 	"github.com/cricket-cri/cricket/vmsandbox/vmm"
 )
 
@@ -28,8 +29,8 @@ type node struct {
 
 func newNode(t *testing.T) *node {
 	t.Helper()
-	n := &node{monitor: monitorOptions(t), state: shortDir(t)}
-	n.pid = startMonitor(t, n.monitor)
+	n := &node{monitor: monitortest.Options(t), state: shortDir(t)}
+	n.pid = monitortest.Start(t, n.monitor)
 	var err error
 	n.hull, err = New(Options{
 		Program: program, State: n.state, Monitor: monitor.NewClient(monitor.DialPatiently(n.monitor.Socket, 5*time.Second)),
@@ -139,7 +140,7 @@ func TestMonitorDies(t *testing.T) {
 	if err := syscall.Kill(n.pid, syscall.SIGKILL); err != nil {
 		t.Fatal(err)
 	}
-	startMonitor(t, n.monitor)
+	monitortest.Start(t, n.monitor)
 	if err := m.Pause(ctx); err != nil {
 		t.Errorf("without its monitor the machine does not obey: %v", err)
 	}

@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"log/slog"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"strconv"
 	"strings"
@@ -14,7 +13,7 @@ import (
 	"testing"
 	"time"
 
-	"github.com/cricket-cri/cricket/runtime/monitor"
+	"github.com/cricket-cri/cricket/runtime/monitor/monitortest"
 	"github.com/cricket-cri/cricket/vmsandbox/agent"
 	"github.com/cricket-cri/cricket/vmsandbox/disk"
 	"github.com/cricket-cri/cricket/vmsandbox/guest/guesttest"
@@ -58,28 +57,11 @@ func kernelFor(t testing.TB) vmm.Shape {
 // node starts a monitor of its own and returns what a daemon would make of it.
 func node(t testing.TB, o Options) (Options, *disk.Store) {
 	t.Helper()
-	dir, err := os.MkdirTemp("/tmp", "vm") // short, for the sockets
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { _ = os.RemoveAll(dir) })
-	launcher := filepath.Join(dir, "cricket-monitor")
-	build := exec.Command("go", "build", "-o", launcher, "../../cmd/cricket-monitor")
-	build.Env = append(os.Environ(), "CGO_ENABLED=0")
-	if out, err := build.CombinedOutput(); err != nil {
-		t.Fatalf("build monitor: %v\n%s", err, out)
-	}
-	socket := filepath.Join(dir, "socket")
-	info, err := monitor.Start(context.Background(), monitor.StartOptions{
-		Binary: launcher, Socket: socket, State: filepath.Join(dir, "state"), LogFile: filepath.Join(dir, "log"),
-	})
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { _ = syscall.Kill(info.Pid, syscall.SIGTERM) })
+	dir := monitortest.ShortDir(t)
+	launcher, client := monitortest.Run(t)
 	o.Shape = kernelFor(t)
 	q := qemu.Options{
-		Program: qemuProgram, State: filepath.Join(dir, "m"), Monitor: monitor.NewClient(monitor.DialUnix(socket)),
+		Program: qemuProgram, State: filepath.Join(dir, "m"), Monitor: client,
 		Confine: &qemu.Confine{
 			Launcher: []string{launcher, "confine"}, FirstUser: qemu.DefaultFirstUser, Users: qemu.DefaultUsers, Files: qemu.DefaultFiles(qemuProgram),
 		},
@@ -87,6 +69,7 @@ func node(t testing.TB, o Options) (Options, *disk.Store) {
 	if other := os.Getenv("CRICKET_QEMU"); other != "" { // to measure with other arguments
 		q.Program, q.Confine = other, nil
 	}
+	var err error
 	o.Hypervisor, err = qemu.New(q)
 	if err != nil {
 		t.Fatal(err)
