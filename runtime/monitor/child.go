@@ -29,12 +29,8 @@ type child struct {
 
 // childRecord is what a later monitor needs to take a child over.
 type childRecord struct {
-	Request   SpawnRequest  `json:"request"`
-	Boot      string        `json:"boot"`
-	Init      Created       `json:"init"`
-	Phase     runtime.Phase `json:"phase"`
-	StartedAt time.Time     `json:"startedAt"`
-	Exit      runtime.Exit  `json:"exit"`
+	Request SpawnRequest `json:"request"`
+	life
 }
 
 const (
@@ -69,11 +65,7 @@ func (p *child) id() string { return p.rec.Request.ID } // never changes
 func (p *child) state() runtime.State {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	st := runtime.State{Phase: p.rec.Phase, StartedAt: p.rec.StartedAt, Exit: p.rec.Exit}
-	if st.Phase != runtime.Exited {
-		st.Pid = p.rec.Init.Pid
-	}
-	return st
+	return p.rec.state()
 }
 
 func (p *child) save() error {

@@ -75,7 +75,7 @@ func (s *Server) spawn(ctx context.Context, r SpawnRequest, fds []int) (Created,
 		return Created{}, err
 	}
 	defer func() { streams.close() }()
-	p := s.newChild(childRecord{Request: r, Boot: s.boot, Phase: runtime.Running})
+	p := s.newChild(childRecord{Request: r, life: life{Boot: s.boot, Phase: runtime.Running}})
 	defer close(p.settled)
 	s.mu.Lock()
 	taken := s.taken(r.ID)

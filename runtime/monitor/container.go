@@ -56,11 +56,7 @@ func (s *Server) newContainer(rec record) *container {
 func (c *container) state() runtime.State {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	st := runtime.State{Phase: c.rec.Phase, StartedAt: c.rec.StartedAt, Exit: c.rec.Exit}
-	if st.Phase != runtime.Exited {
-		st.Pid = c.rec.Init.Pid
-	}
-	return st
+	return c.rec.state()
 }
 
 func (c *container) save() error {

@@ -64,7 +64,7 @@ func (s *Server) create(ctx context.Context, req CreateRequest) (Created, error)
 	n := &creation{srv: s, req: req, began: time.Now()}
 	noted := req
 	noted.Spec = nil // it is in the bundle
-	n.c = s.newContainer(record{Request: noted, Boot: s.boot, Phase: runtime.Created, Inline: req.Spec != nil})
+	n.c = s.newContainer(record{Request: noted, life: life{Boot: s.boot, Phase: runtime.Created}, Inline: req.Spec != nil})
 	if !s.reserve(req.ID, n.c) {
 		n.c.closeLog()
 		return Created{}, fmt.Errorf("create container: %w", errdefs.ErrAlreadyExists)

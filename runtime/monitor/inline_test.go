@@ -90,7 +90,7 @@ func TestBundleWithMoreInItStays(t *testing.T) {
 func TestBootIsGiven(t *testing.T) {
 	state := t.TempDir()
 	save := func(id, boot string) {
-		r := record{Request: CreateRequest{ID: id, Bundle: state}, Boot: boot, Phase: runtime.Exited, Init: Created{Pid: 1 << 21}}
+		r := record{Request: CreateRequest{ID: id, Bundle: state}, life: life{Boot: boot, Phase: runtime.Exited, Init: Created{Pid: 1 << 21}}}
 		if err := (shelf{dir: state}).save(id, recordSuffix, r); err != nil {
 			t.Fatal(err)
 		}

@@ -15,13 +15,9 @@ import (
 // record is what a later monitor needs to take a container over. It is written with a
 // rename and never synced: it describes running processes, which a power failure ends.
 type record struct {
-	Request   CreateRequest `json:"request"`
-	Boot      string        `json:"boot"`
-	Init      Created       `json:"init"`
-	Cgroup    cgroup        `json:"cgroup"`
-	Phase     runtime.Phase `json:"phase"`
-	StartedAt time.Time     `json:"startedAt"`
-	Exit      runtime.Exit  `json:"exit"`
+	Request CreateRequest `json:"request"`
+	life
+	Cgroup cgroup `json:"cgroup"`
 	// InputEnded: the standard input of a StdinOnce container was closed.
 	InputEnded bool `json:"inputEnded,omitempty"`
 	// Inline: the request brought its specification, which is in the bundle now.
@@ -30,6 +26,23 @@ type record struct {
 	Frozen bool `json:"frozen,omitempty"`
 	// Dump is the OCI runtime that dumps it meanwhile, zero if none does.
 	Dump Created `json:"dump,omitzero"`
+}
+
+// life is what is recorded of containers and children alike.
+type life struct {
+	Boot      string        `json:"boot"`
+	Init      Created       `json:"init"`
+	Phase     runtime.Phase `json:"phase"`
+	StartedAt time.Time     `json:"startedAt"`
+	Exit      runtime.Exit  `json:"exit"`
+}
+
+func (l life) state() runtime.State {
+	st := runtime.State{Phase: l.Phase, StartedAt: l.StartedAt, Exit: l.Exit}
+	if st.Phase != runtime.Exited {
+		st.Pid = l.Init.Pid
+	}
+	return st
 }
 
 // hold is the record of a process that keeps namespaces.

@@ -141,6 +141,22 @@ func TestFilters(t *testing.T) {
 	imageFilters(t, n)
 }
 
+// statsAre compares whose stats are listed, and how many are streamed, with the names that are
+// wanted.
+func statsAre[A interface{ GetId() string }, S interface{ GetAttributes() A }](t *testing.T, what string, known map[string]string, want string, listed, streamed []S) {
+	t.Helper()
+	var ids []string
+	for _, s := range listed {
+		ids = append(ids, s.GetAttributes().GetId())
+	}
+	if got := names(known, ids); got != want {
+		t.Errorf("%s: %q, want %q", what, got, want)
+	}
+	if len(streamed) != len(listed) {
+		t.Errorf("%s: %d are streamed, %d listed", what, len(streamed), len(listed))
+	}
+}
+
 func statsFilters(t *testing.T, n *Node, w world) {
 	for name, c := range map[string]struct {
 		filter *cri.ContainerStatsFilter
@@ -155,17 +171,8 @@ func statsFilters(t *testing.T, n *Node, w world) {
 		if err != nil {
 			t.Errorf("%s: %v", name, err)
 		}
-		var ids []string
-		for _, s := range r.GetStats() {
-			ids = append(ids, s.GetAttributes().GetId())
-		}
-		if got := names(w.containers, ids); got != c.want {
-			t.Errorf("container stats by %s: %q, want %q", name, got, c.want)
-		}
 		streamed := collect(t, n.Runtime.StreamContainerStats, &cri.StreamContainerStatsRequest{Filter: c.filter}, (*cri.StreamContainerStatsResponse).GetContainerStats)
-		if len(streamed) != len(ids) {
-			t.Errorf("container stats by %s: %d are streamed, %d listed", name, len(streamed), len(ids))
-		}
+		statsAre(t, "container stats by "+name, w.containers, c.want, r.GetStats(), streamed)
 	}
 	for name, c := range map[string]struct {
 		filter *cri.PodSandboxStatsFilter
@@ -179,17 +186,8 @@ func statsFilters(t *testing.T, n *Node, w world) {
 		if err != nil {
 			t.Errorf("%s: %v", name, err)
 		}
-		var ids []string
-		for _, s := range r.GetStats() {
-			ids = append(ids, s.GetAttributes().GetId())
-		}
-		if got := names(w.pods, ids); got != c.want {
-			t.Errorf("pod stats by %s: %q, want %q", name, got, c.want)
-		}
 		streamed := collect(t, n.Runtime.StreamPodSandboxStats, &cri.StreamPodSandboxStatsRequest{Filter: c.filter}, (*cri.StreamPodSandboxStatsResponse).GetPodSandboxStats)
-		if len(streamed) != len(ids) {
-			t.Errorf("pod stats by %s: %d are streamed, %d listed", name, len(streamed), len(ids))
-		}
+		statsAre(t, "pod stats by "+name, w.pods, c.want, r.GetStats(), streamed)
 	}
 	metrics, err := n.Runtime.ListPodSandboxMetrics(t.Context(), &cri.ListPodSandboxMetricsRequest{})
 	if err != nil {
