@@ -55,6 +55,7 @@ func (n *Node) subscribe(ctx context.Context) eventStream {
 func TestEvents(t *testing.T) {
 	n := Start(t)
 	n.Pull(images.Busybox)
+	began := time.Now().UnixNano()
 	s := n.subscribe(t.Context())
 	const pods = 5
 	type life struct {
@@ -84,6 +85,9 @@ func TestEvents(t *testing.T) {
 		e, err := s.Recv()
 		if err != nil {
 			t.Fatal(err)
+		}
+		if at := e.GetCreatedAt(); at < began || at > time.Now().UnixNano() {
+			t.Errorf("an event happened at %d", at)
 		}
 		pod := e.GetPodSandboxStatus().GetId()
 		i := slices.IndexFunc(lives, func(l life) bool { return l.pod == pod })

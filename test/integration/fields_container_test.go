@@ -44,7 +44,8 @@ func containerProcess(t *testing.T, n *Node) {
 	c.Envs = []*cri.KeyValue{{Key: "GREETING", Value: []byte("hello world")}}
 	c.Labels = map[string]string{"label": "of the container"}
 	c.Annotations = map[string]string{"annotation": "of the container"}
-	c.Image = &cri.ImageSpec{Image: images.Busybox, ImageRef: id, RuntimeHandler: n.handlers()[0], UserSpecifiedImage: "busybox:as-written"}
+	c.Image = &cri.ImageSpec{Image: images.Busybox, ImageRef: id, RuntimeHandler: n.handlers()[0], UserSpecifiedImage: "busybox:as-written",
+		Annotations: map[string]string{"annotation": "of the image"}}
 	container := n.Started(pod, p, c)
 	got := n.Exec(container, "sh", "-c", "tr '\\0' ' ' < /proc/1/cmdline; readlink /proc/1/cwd; tr '\\0' '\\n' < /proc/1/environ | grep GREETING")
 	if got != "sleep 3601 /tmp\nGREETING=hello world\n" {
@@ -58,8 +59,19 @@ func containerProcess(t *testing.T, n *Node) {
 	if !proto.Equal(s.GetMetadata(), c.Metadata) || s.GetLabels()["label"] != c.Labels["label"] || s.GetAnnotations()["annotation"] != c.Annotations["annotation"] {
 		t.Errorf("the status has %v, %v, %v", s.GetMetadata(), s.GetLabels(), s.GetAnnotations())
 	}
-	if i := s.GetImage(); i.GetUserSpecifiedImage() != "busybox:as-written" || i.GetRuntimeHandler() != c.Image.RuntimeHandler || s.GetImageId() != id {
+	if i := s.GetImage(); i.GetUserSpecifiedImage() != "busybox:as-written" || i.GetRuntimeHandler() != c.Image.RuntimeHandler || i.GetAnnotations()["annotation"] != "of the image" || s.GetImageId() != id {
 		t.Errorf("the image is %v, %s", i, s.GetImageId())
+	}
+	image, err := n.Images.ImageStatus(t.Context(), &cri.ImageStatusRequest{Image: &cri.ImageSpec{Image: images.Busybox}})
+	if err != nil || !slices.Contains(image.GetImage().GetRepoDigests(), s.GetImageRef()) {
+		t.Errorf("the image's reference is %s, want one of %v, %v", s.GetImageRef(), image, err)
+	}
+	if want := filepath.Join(p.GetLogDirectory(), c.GetLogPath()); s.GetLogPath() != want {
+		t.Errorf("the log is in %s, want %s", s.GetLogPath(), want)
+	}
+	of, err := n.Runtime.PodSandboxStatus(t.Context(), &cri.PodSandboxStatusRequest{PodSandboxId: pod})
+	if err != nil || len(of.GetContainersStatuses()) != 1 || !proto.Equal(of.GetContainersStatuses()[0], s) {
+		t.Errorf("the pod's status has %v, %v, want %v", of.GetContainersStatuses(), err, s)
 	}
 	if !strings.Contains(r.GetInfo()["info"], "GREETING") {
 		t.Errorf("the verbose status has %v", r.GetInfo())
@@ -195,7 +207,7 @@ func containerMountOptions(t *testing.T, n *Node) {
 	pod := n.RunPod(p)
 	c := n.ContainerConfig("sleep", "3600")
 	c.Mounts = []*cri.Mount{
-		{HostPath: volume, ContainerPath: "/plain"},
+		{HostPath: volume, ContainerPath: "/plain", SelinuxRelabel: true}, // without effect where there is no SELinux
 		{HostPath: volume, ContainerPath: "/v", MountOptions: []string{"noexec", "nosuid", "nodev"}},
 	}
 	id := n.Started(pod, p, c)
@@ -205,9 +217,7 @@ func containerMountOptions(t *testing.T, n *Node) {
 	if got := n.Exec(id, "grep", " /v ", "/proc/mounts"); !strings.Contains(got, "noexec") || !strings.Contains(got, "nosuid") || !strings.Contains(got, "nodev") {
 		t.Errorf("the mount is %q", got)
 	}
-	if m := n.Status(id).GetMounts(); len(m) != 2 || !slices.Equal(m[1].GetMountOptions(), c.Mounts[1].MountOptions) {
-		t.Errorf("the status has %v", m)
-	}
+	n.sameMounts(id, c.Mounts)
 	r, err := n.Runtime.Status(t.Context(), &cri.StatusRequest{})
 	if err != nil || !r.GetFeatures().GetMountOptions() {
 		t.Errorf("the features are %v, %v", r.GetFeatures(), err)
@@ -248,9 +258,7 @@ func containerLimits(t *testing.T, n *Node) {
 	c := n.ContainerConfig("sleep", "3600")
 	c.Linux.Resources = &cri.LinuxContainerResources{
 		CpuShares: 512, CpuQuota: 20_000, CpuPeriod: 50_000, MemoryLimitInBytes: 64 << 20, OomScoreAdj: 500,
-	}
-	if !InVMs() {
-		c.Linux.Resources.CpusetCpus, c.Linux.Resources.CpusetMems = "0", "0"
+		CpusetCpus: "0", CpusetMems: "0",
 	}
 	id := n.Started(pod, p, c)
 	if got := n.Exec(id, "cat", "/proc/1/oom_score_adj"); got != "500\n" {
@@ -280,10 +288,7 @@ func containerLimits(t *testing.T, n *Node) {
 		}
 	}
 	check("20000", "50000", "512", "20", strconv.Itoa(64<<20))
-	u := &cri.LinuxContainerResources{CpuShares: 1024, CpuQuota: 30_000, CpuPeriod: 100_000, MemoryLimitInBytes: 96 << 20}
-	if !InVMs() {
-		u.CpusetCpus, u.CpusetMems = "0", "0"
-	}
+	u := &cri.LinuxContainerResources{CpuShares: 1024, CpuQuota: 30_000, CpuPeriod: 100_000, MemoryLimitInBytes: 96 << 20, CpusetCpus: "0", CpusetMems: "0"}
 	if _, err := n.Runtime.UpdateContainerResources(t.Context(), &cri.UpdateContainerResourcesRequest{ContainerId: id, Linux: u}); err != nil {
 		t.Fatal(err)
 	}
@@ -314,6 +319,9 @@ func containerSwap(t *testing.T, n *Node) {
 		}
 	}
 	check(96 << 20)
+	if s := n.stats(id).GetSwap(); s.GetTimestamp() == 0 || s.GetSwapAvailableBytes().GetValue() == 0 {
+		t.Errorf("the figures of swap are %v", s)
+	}
 	u := &cri.LinuxContainerResources{MemorySwapLimitInBytes: 128 << 20}
 	if _, err := n.Runtime.UpdateContainerResources(t.Context(), &cri.UpdateContainerResourcesRequest{ContainerId: id, Linux: u}); err != nil {
 		t.Fatal(err)

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"net/http"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -225,6 +226,11 @@ func TestAnswers(t *testing.T) {
 	if plain, err := n.Runtime.Status(t.Context(), &cri.StatusRequest{}); err != nil || len(plain.GetInfo()) != 0 || !plain.GetFeatures().GetSupplementalGroupsPolicy() {
 		t.Errorf("the status is %v, %v", plain, err)
 	}
+	for _, h := range s.GetRuntimeHandlers() {
+		if slices.Contains(n.handlers(), h.GetName()) && (!h.GetFeatures().GetRecursiveReadOnlyMounts() || !h.GetFeatures().GetUserNamespaces()) {
+			t.Errorf("handler %s has %v", h.GetName(), h.GetFeatures())
+		}
+	}
 	m, err := n.Runtime.ListMetricDescriptors(t.Context(), &cri.ListMetricDescriptorsRequest{})
 	if err != nil || len(m.GetDescriptors()) == 0 {
 		t.Fatalf("the metrics are %v, %v", m, err)
@@ -243,6 +249,11 @@ func TestAnswers(t *testing.T) {
 	got := i.GetImage()
 	if got.GetId() != id || got.GetUid().GetValue() != 1000 || got.GetSize() == 0 || len(got.GetRepoTags()) != 1 || len(got.GetRepoDigests()) != 1 || got.GetSpec().GetImage() != id {
 		t.Errorf("the image is %v", got)
+	}
+	const named = "gcr.io/k8s-staging-cri-tools/test-image-user-username:latest"
+	n.Pull(named)
+	if r, err := n.Images.ImageStatus(t.Context(), &cri.ImageStatusRequest{Image: &cri.ImageSpec{Image: named}}); err != nil || r.GetImage().GetUsername() != "www-data" {
+		t.Errorf("the image of a user's name is %v, %v", r, err)
 	}
 	if !strings.Contains(i.GetInfo()["info"], "layers") {
 		t.Errorf("the verbose image is %v", i.GetInfo())

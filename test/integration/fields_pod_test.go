@@ -274,6 +274,7 @@ func podVolumeRanges(t *testing.T, n *Node) {
 	if got := n.Exec(id, "stat", "-c", "%u:%g", "/v/theirs"); got != "1234:1234\n" {
 		t.Errorf("the file belongs to %q", got)
 	}
+	n.sameMounts(id, c.Mounts)
 }
 
 // podPrivileged: with it a container may be, and is. User namespaces of mode NODE are none.
@@ -283,6 +284,10 @@ func podPrivileged(t *testing.T, n *Node) {
 	users := &cri.UserNamespace{Mode: cri.NamespaceMode_NODE}
 	p.Linux.SecurityContext.NamespaceOptions.UsernsOptions = users
 	pod := n.RunPod(p)
+	r, err := n.Runtime.PodSandboxStatus(t.Context(), &cri.PodSandboxStatusRequest{PodSandboxId: pod})
+	if o := r.GetStatus().GetLinux().GetNamespaces().GetOptions(); err != nil || !proto.Equal(o.GetUsernsOptions(), users) {
+		t.Errorf("the pod's status has %v, %v", o, err)
+	}
 	c := n.ContainerConfig("sleep", "3600")
 	c.Linux.SecurityContext = &cri.LinuxContainerSecurityContext{Privileged: true,
 		NamespaceOptions: &cri.NamespaceOption{Pid: cri.NamespaceMode_CONTAINER, UsernsOptions: users}}

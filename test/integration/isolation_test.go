@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 
@@ -203,11 +204,7 @@ func recursiveReadOnly(t *testing.T, n *Node) {
 	if got != "no\nyes\nno\nno\n" {
 		t.Errorf("writes are possible: %q", got)
 	}
-	for _, m := range n.Status(id).GetMounts() {
-		if m.GetRecursiveReadOnly() != (m.GetContainerPath() == "/rro") {
-			t.Errorf("the status has %v", m)
-		}
-	}
+	n.sameMounts(id, c.Mounts)
 }
 
 // propagation: what is mounted on the host later reaches a container that asked for it.
@@ -242,6 +239,16 @@ func propagation(t *testing.T, n *Node) {
 	if got := n.Exec(id, "sh", "-c", "ls /private/sub; echo; ls /slave/sub"); got != "\nlate\n" {
 		t.Errorf("the container sees %q", got)
 	}
+	n.sameMounts(id, c.Mounts)
+}
+
+// sameMounts fails the test unless the status of a container has its mounts as they were
+// requested.
+func (n *Node) sameMounts(id string, want []*cri.Mount) {
+	n.t.Helper()
+	if got := n.Status(id).GetMounts(); !slices.EqualFunc(got, want, func(a, b *cri.Mount) bool { return proto.Equal(a, b) }) {
+		n.t.Errorf("the status has %v, want %v", got, want)
+	}
 }
 
 func imageVolumes(t *testing.T, n *Node) {
@@ -261,6 +268,9 @@ func imageVolumes(t *testing.T, n *Node) {
 	id := n.Started(pod, p, c)
 	if got := n.Exec(id, "sh", "-c", "cat /image/top /image/a/b/deep /sub/deep; ls /sub; ls -d /image/pause"); got != "topdeepdeepdeep\n/image/pause\n" {
 		t.Errorf("the volumes hold %q", got)
+	}
+	if m := n.Status(id).GetMounts(); len(m) != 2 || m[1].GetImageSubPath() != "a/b" {
+		t.Errorf("the status has %v", m)
 	}
 	if got := n.Exec(id, "sh", "-c", "touch /image/x 2>/dev/null || touch /sub/x 2>/dev/null || echo no"); got != "no\n" {
 		t.Errorf("image volumes can be written to")

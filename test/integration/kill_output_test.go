@@ -194,8 +194,8 @@ func TestExitWithNobodyThere(t *testing.T) {
 	if InVMs() {
 		code, reason = 5, "Error"
 	}
-	if s.GetExitCode() != code || s.GetReason() != reason {
-		t.Errorf("exit code %d (%s), want %d (%s)", s.GetExitCode(), s.GetReason(), code, reason)
+	if s.GetExitCode() != code || s.GetReason() != reason || (s.GetMessage() == "") != InVMs() {
+		t.Errorf("exit code %d (%s: %q), want %d (%s)", s.GetExitCode(), s.GetReason(), s.GetMessage(), code, reason)
 	}
 }
 

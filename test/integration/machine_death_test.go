@@ -122,8 +122,8 @@ func (n *Node) machineDies(within time.Duration, strike func(*testing.T, *Node, 
 	strike(t, n, privileged)
 	for _, id := range []string{plain, privileged} {
 		s := n.Exited(id, time.Until(began.Add(within)))
-		if s.GetReason() != "Unknown" || s.GetExitCode() == 0 || s.GetFinishedAt() < s.GetStartedAt() {
-			t.Errorf("the container has exit code %d (%s)", s.GetExitCode(), s.GetReason())
+		if s.GetReason() != "Unknown" || s.GetMessage() == "" || s.GetExitCode() == 0 || s.GetFinishedAt() < s.GetStartedAt() {
+			t.Errorf("the container has exit code %d (%s: %q)", s.GetExitCode(), s.GetReason(), s.GetMessage())
 		}
 	}
 	Within(t, time.Until(began.Add(within)), "the sandbox is not ready", func() bool {

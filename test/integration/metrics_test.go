@@ -107,7 +107,16 @@ func (n *Node) metricsOf(pod string) *cri.PodSandboxMetrics {
 func (n *Node) checkLabels(of *cri.PodSandboxMetrics, pod, id string, p *cri.PodSandboxConfig, c *cri.ContainerConfig) {
 	n.t.Helper()
 	want := []string{c.GetMetadata().GetName(), id, images.Busybox, id, "test", p.GetMetadata().GetName()}
+	if got := of.GetContainerMetrics()[0].GetContainerId(); got != id {
+		n.t.Errorf("the container's metrics are those of %s, want %s", got, id)
+	}
 	for _, m := range of.GetContainerMetrics()[0].GetMetrics() {
+		kind, known := map[string]cri.MetricType{
+			"container_cpu_usage_seconds_total": cri.MetricType_COUNTER, "container_memory_usage_bytes": cri.MetricType_GAUGE,
+		}[m.GetName()]
+		if m.GetTimestamp() == 0 || known && m.GetMetricType() != kind {
+			n.t.Errorf("%s is a %s of the time %d", m.GetName(), m.GetMetricType(), m.GetTimestamp())
+		}
 		if !slices.Equal(m.GetLabelValues()[:6], want) {
 			n.t.Fatalf("%s has the labels %q, want %q", m.GetName(), m.GetLabelValues(), want)
 		}

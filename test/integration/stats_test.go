@@ -60,6 +60,9 @@ func statsCPU(t *testing.T, n *Node) {
 	passed := float64(b.GetTimestamp() - a.GetTimestamp())
 	near(t, "millionths of a core", used/passed*1e6, 200000)
 	near(t, "nanocores", float64(b.GetUsageNanoCores().GetValue()), 2e8)
+	if InVMs() { // the guest has cgroup v2, which knows what waits for the processor
+		checkPressure(t, b.GetPsi())
+	}
 	s, err := n.Runtime.PodSandboxStats(t.Context(), &cri.PodSandboxStatsRequest{PodSandboxId: pod})
 	if err != nil {
 		t.Fatal(err)
@@ -72,6 +75,16 @@ func statsCPU(t *testing.T, n *Node) {
 		return
 	}
 	near(t, "of the pod", float64(whole), float64(part))
+}
+
+// checkPressure: a process that wants five times what it may have waits most of the time.
+func checkPressure(t *testing.T, p *cri.PsiStats) {
+	t.Helper()
+	for name, d := range map[string]*cri.PsiData{"some": p.GetSome(), "full": p.GetFull()} {
+		if d.GetTotal() < uint64(time.Second) || d.GetAvg10() < 1 || d.GetAvg60() == 0 || d.GetAvg300() == 0 {
+			t.Errorf("the pressure on the processor is %s %v", name, d)
+		}
+	}
 }
 
 func statsMemory(t *testing.T, n *Node) {
@@ -87,8 +100,19 @@ func statsMemory(t *testing.T, n *Node) {
 	near(t, "working set", float64(m.GetWorkingSetBytes().GetValue()), size)
 	near(t, "usage", float64(m.GetUsageBytes().GetValue()), size)
 	near(t, "available", float64(m.GetAvailableBytes().GetValue()), 256<<20-size)
-	if m.GetPageFaults().GetValue() == 0 {
-		t.Error("no page faults")
+	if m.GetPageFaults().GetValue() == 0 || m.GetRssBytes().GetValue() == 0 || m.GetTimestamp() == 0 {
+		t.Errorf("the memory is %v", m)
+	}
+	r, err := n.Runtime.PodSandboxStats(t.Context(), &cri.PodSandboxStatsRequest{PodSandboxId: pod})
+	if err != nil {
+		t.Fatal(err)
+	}
+	s := r.GetStats().GetLinux()
+	if s.GetMemory().GetUsageBytes().GetValue() < size || s.GetProcess().GetProcessCount().GetValue() == 0 || s.GetProcess().GetTimestamp() == 0 {
+		t.Errorf("the pod has %v and %v", s.GetMemory(), s.GetProcess())
+	}
+	if len(s.GetContainers()) != 1 || s.GetContainers()[0].GetAttributes().GetId() != id {
+		t.Errorf("the pod's containers are %v", s.GetContainers())
 	}
 }
 
@@ -125,7 +149,11 @@ func statsNetwork(t *testing.T, n *Node) {
 	io.Copy(io.Discard, conn)
 	conn.Close()
 	time.Sleep(200 * time.Millisecond)
-	near(t, "received bytes", float64(interfaces().GetRxBytes().GetValue()-before.GetRxBytes().GetValue()), size)
+	after := interfaces()
+	near(t, "received bytes", float64(after.GetRxBytes().GetValue()-before.GetRxBytes().GetValue()), size)
+	if after.GetTxBytes().GetValue() <= before.GetTxBytes().GetValue() { // acknowledgements, at least
+		t.Errorf("it has sent %v, before %v", after.GetTxBytes(), before.GetTxBytes())
+	}
 }
 
 func statsDisk(t *testing.T, n *Node) {
@@ -138,7 +166,7 @@ func statsDisk(t *testing.T, n *Node) {
 	for deadline := time.Now().Add(8 * time.Second); time.Now().Before(deadline); time.Sleep(200 * time.Millisecond) {
 		w := n.stats(id).GetWritableLayer()
 		if got = float64(w.GetUsedBytes().GetValue()); got > size*0.95 {
-			if w.GetInodesUsed().GetValue() < 4 || w.GetFsId().GetMountpoint() == "" {
+			if w.GetInodesUsed().GetValue() < 4 || w.GetFsId().GetMountpoint() == "" || w.GetTimestamp() == 0 {
 				t.Errorf("the writable layer is %v", w)
 			}
 			break
