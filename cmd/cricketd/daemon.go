@@ -96,25 +96,13 @@ func assemble(ctx context.Context, c config.Config, keep *keeper, traces *tracin
 	if err != nil {
 		return nil, fmt.Errorf("open layers: %w; see that --root is on a local disk that can be written", err)
 	}
-	images, err := image.Open(image.Options{
-		Root: filepath.Join(c.Root, "images"), HostsDir: c.Images.HostsDir, Layers: layers, Log: log,
-		AuthFile: c.Images.AuthFile, Pinned: c.Images.Pinned, Parallel: c.Images.MaxConcurrentDownloads,
-		PerRegistry: c.Images.MaxRegistryDownloads, Total: c.Images.MaxTotalDownloads,
-		MaxLayer: int64(c.Images.MaxLayerSize) << 20,
-		Stall:    stall(c.Images.ProgressDeadline.Duration), UserAgent: "cricket/" + version,
-		Trust: trust.Policies{File: c.Images.SignaturePolicy, Dir: c.Images.SignaturePolicyDir},
-	})
+	images, err := openImages(c, layers, log)
 	if err != nil {
-		return nil, fmt.Errorf("open images: %w", err)
+		return nil, err
 	}
-	network, err := cni.Open(cni.Options{
-		ConfDir: c.Network.ConfDir, BinDirs: c.Network.BinDirs, Root: filepath.Join(c.Root, "cni"), Log: log,
-	})
+	network, err := openNetwork(c, log)
 	if err != nil {
-		return nil, fmt.Errorf("open network: %w", err)
-	}
-	if dropped, err := network.DropTornLeases(); dropped > 0 || err != nil {
-		log.Warn("leases that a power failure had emptied are dropped", "dropped", dropped, "error", err)
+		return nil, err
 	}
 	systemd := systemdCgroups(c.Cgroup.Driver)
 	drivers, def, err := makeDrivers(ctx, c, systemd, keep, layers, network, log)
@@ -155,6 +143,34 @@ func assemble(ctx context.Context, c config.Config, keep *keeper, traces *tracin
 	d.metrics.Add(cri.PullMetrics(images.Status))
 	traces.measure(d.metrics)
 	return d, nil
+}
+
+func openImages(c config.Config, layers *layer.Store, log *slog.Logger) (*image.Store, error) {
+	images, err := image.Open(image.Options{
+		Root: filepath.Join(c.Root, "images"), HostsDir: c.Images.HostsDir, Layers: layers, Log: log,
+		AuthFile: c.Images.AuthFile, Pinned: c.Images.Pinned, Parallel: c.Images.MaxConcurrentDownloads,
+		PerRegistry: c.Images.MaxRegistryDownloads, Total: c.Images.MaxTotalDownloads,
+		MaxLayer: int64(c.Images.MaxLayerSize) << 20,
+		Stall:    stall(c.Images.ProgressDeadline.Duration), UserAgent: "cricket/" + version,
+		Trust: trust.Policies{File: c.Images.SignaturePolicy, Dir: c.Images.SignaturePolicyDir},
+	})
+	if err != nil {
+		return nil, fmt.Errorf("open images: %w", err)
+	}
+	return images, nil
+}
+
+func openNetwork(c config.Config, log *slog.Logger) (*cni.Network, error) {
+	network, err := cni.Open(cni.Options{
+		ConfDir: c.Network.ConfDir, BinDirs: c.Network.BinDirs, Root: filepath.Join(c.Root, "cni"), Log: log,
+	})
+	if err != nil {
+		return nil, fmt.Errorf("open network: %w", err)
+	}
+	if dropped, err := network.DropTornLeases(); dropped > 0 || err != nil {
+		log.Warn("leases that a power failure had emptied are dropped", "dropped", dropped, "error", err)
+	}
+	return network, nil
 }
 
 // openCDI is nil if CDI is switched off.
