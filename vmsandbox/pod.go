@@ -20,10 +20,11 @@ import (
 )
 
 // callBudget bounds a call to a guest that has little to do; longBudget one that waits for
-// disks or starts programs. Emulated machines on a loaded host are slow.
+// disks or starts programs, and is what the kubelet gives a call. Emulated machines on a
+// loaded host, or in a pod that may use a twentieth of a processor, are slow.
 const (
 	callBudget = 10 * time.Second
-	longBudget = time.Minute
+	longBudget = 2 * time.Minute
 )
 
 // pod is a sandbox that is a virtual machine.

@@ -3,6 +3,7 @@ package vmsandbox
 import (
 	"context"
 	"fmt"
+	"math"
 	"slices"
 
 	"github.com/cricket-cri/cricket/runtime"
@@ -75,16 +76,34 @@ func (p *pod) grow(ctx context.Context, limits int64) error {
 // Update changes the limits of all containers together, in the guest, and of the machine
 // on the host where its cgroup is the driver's own. The overhead is the machine's alone.
 func (p *pod) Update(ctx context.Context, r, overhead *runtime.Resources) error {
-	err := p.limitGuest(ctx, r)
-	if err != nil || p.config().CgroupParent != "" || p.driver.opts.SystemdCgroup {
-		return err
+	if p.config().CgroupParent != "" || p.driver.opts.SystemdCgroup {
+		return p.limitGuest(ctx, r)
 	}
-	want := p.snapshot().Config
+	has := p.snapshot().Config
+	want := has
 	want.Relimit(r, overhead)
-	if err := p.limitHost(want.Limits()); err != nil {
-		return err
+	steps := []func() error{
+		func() error { return p.limitGuest(ctx, r) },
+		func() error { return p.limitHost(want.Limits()) },
+	}
+	// A guest that is to be held back less cannot answer before it is.
+	if processors(want.Limits()) > processors(has.Limits()) {
+		slices.Reverse(steps)
+	}
+	for _, step := range steps {
+		if err := step(); err != nil {
+			return err
+		}
 	}
 	return p.change(func(s *podState) { s.Config.Relimit(r, overhead) })
+}
+
+// processors is how many r lets be used, infinitely many where it says nothing.
+func processors(r *runtime.Resources) float64 {
+	if r == nil || r.CPUQuota <= 0 || r.CPUPeriod <= 0 {
+		return math.Inf(1)
+	}
+	return float64(r.CPUQuota) / float64(r.CPUPeriod)
 }
 
 func (p *pod) limitGuest(ctx context.Context, r *runtime.Resources) error {

@@ -8,42 +8,53 @@ import (
 	"time"
 )
 
-// quiet measures for how long a process has had nothing to do, while an answer of it is
-// awaited. Time in which it computed, waited for a processor or for a disk does not count,
-// nor that in which this process itself did not get to look.
+// quiet measures what a process does while an answer of it is awaited.
 type quiet struct {
-	pid    int
-	last   time.Time
-	demand time.Duration
-	sum    time.Duration
+	pid         int
+	began, last time.Time
+	first, then demand
+	// idle is for how long it has had nothing to do without a break. One that computes, waits
+	// for a processor, which limits may withhold, or for a disk is not idle; time in which
+	// this process itself did not get to look does not count.
+	idle time.Duration
 }
 
 func newSilence(pid int) *quiet {
-	return &quiet{pid: pid, last: time.Now(), demand: demand(pid)}
+	now, d := time.Now(), demandOf(pid)
+	return &quiet{pid: pid, began: now, last: now, first: d, then: d}
 }
 
-// idle is the sum so far; it is to be called every sampleInterval.
-func (q *quiet) idle(now time.Time) time.Duration {
-	passed, used := now.Sub(q.last), demand(q.pid)
-	late := passed > 3*sampleInterval
-	if !late && used-q.demand < passed/4 && !wants(q.pid) {
-		q.sum += passed
+// look is to be called every sampleInterval.
+func (q *quiet) look(now time.Time) {
+	passed, d := now.Sub(q.last), demandOf(q.pid)
+	switch late := passed > 3*sampleInterval; {
+	case d.used+d.waited-q.then.used-q.then.waited >= passed/4 || wants(q.pid):
+		q.idle = 0
+	case !late:
+		q.idle += passed
 	}
-	q.last, q.demand = now, used
-	return q.sum
+	q.last, q.then = now, d
 }
 
-// demand is how much processor time a process has used or waited for, over all its threads.
-func demand(pid int) time.Duration {
-	var sum int64
+// busy is for how long it has computed, at most by the clock.
+func (q *quiet) busy() time.Duration {
+	return min(q.then.used-q.first.used, q.last.Sub(q.began))
+}
+
+// demand is how much processor time a process has used and waited for, over all its threads.
+type demand struct{ used, waited time.Duration }
+
+func demandOf(pid int) (d demand) {
 	for _, content := range threads(pid, "schedstat") {
 		fields := bytes.Fields(content)
-		for _, field := range fields[:min(2, len(fields))] {
-			n, _ := strconv.ParseInt(string(field), 10, 64)
-			sum += n
+		if len(fields) < 2 {
+			continue
 		}
+		used, _ := strconv.ParseInt(string(fields[0]), 10, 64)
+		waited, _ := strconv.ParseInt(string(fields[1]), 10, 64)
+		d.used, d.waited = d.used+time.Duration(used), d.waited+time.Duration(waited)
 	}
-	return time.Duration(sum)
+	return d
 }
 
 // wants says whether a thread runs, is about to, or waits for a disk: time in a queue is

@@ -11,12 +11,14 @@ import (
 )
 
 // A guest is asked every pingInterval whether it is there. One that neither answers nor
-// does anything for silence hangs; one that computes, or would if the host let it, is given
-// longer, since an emulated machine under load is slow and not dead.
+// does anything for silence hangs; one that computes is given longer, since an emulated
+// machine is slow and not dead; and one that the host or its pod's limits do not let compute
+// is given as much processor time, but not more than lastSilence.
 const (
 	pingInterval = 600 * time.Millisecond
 	silence      = 1100 * time.Millisecond
 	busySilence  = 15 * time.Second
+	lastSilence  = 5 * time.Minute
 	// sampleInterval is how often a machine that has not answered is looked at.
 	sampleInterval = 100 * time.Millisecond
 )
@@ -106,7 +108,7 @@ func (p *pod) pingOnce(ctx context.Context) error {
 	if ctx.Err() != nil {
 		return ctx.Err()
 	}
-	ctx, cancel := context.WithTimeout(ctx, busySilence)
+	ctx, cancel := context.WithTimeout(ctx, lastSilence)
 	defer cancel()
 	answered := make(chan error, 1)
 	go func() { // ends with ctx
@@ -125,8 +127,11 @@ func (p *pod) pingOnce(ctx context.Context) error {
 			return nil
 		case <-tick.C:
 		}
-		if s.idle(time.Now()) >= silence {
+		switch s.look(time.Now()); {
+		case s.idle >= silence:
 			return fmt.Errorf("guest hangs: it has not answered for %s, nor done anything: %w", silence, errdefs.ErrUnavailable)
+		case s.busy() >= busySilence:
+			return fmt.Errorf("guest hangs: it has computed for %s and not answered: %w", busySilence, errdefs.ErrUnavailable)
 		}
 	}
 }

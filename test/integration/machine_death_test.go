@@ -168,6 +168,31 @@ func (n *Node) toldStopped(pod string, containers ...string) <-chan error {
 	return told
 }
 
+// TestMachineHeldBack: a machine whose pod may use next to no processor time does not answer,
+// and is not taken for dead.
+func TestMachineHeldBack(t *testing.T) {
+	needVMs(t)
+	n := Start(t)
+	n.Pull(images.Busybox)
+	pod, id, _ := n.Sleeper()
+	limit := func(r *cri.LinuxContainerResources) {
+		t.Helper()
+		if _, err := n.Runtime.UpdatePodSandboxResources(t.Context(), &cri.UpdatePodSandboxResourcesRequest{PodSandboxId: pod, Resources: r}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	limit(&cri.LinuxContainerResources{CpuPeriod: 1_000_000, CpuQuota: 1000})
+	time.Sleep(25 * time.Second) // a machine that computed all that time would hang
+	limit(&cri.LinuxContainerResources{CpuPeriod: 100_000, CpuQuota: -1})
+	r, err := n.Runtime.PodSandboxStatus(t.Context(), &cri.PodSandboxStatusRequest{PodSandboxId: pod})
+	if err != nil || r.GetStatus().GetState() != cri.PodSandboxState_SANDBOX_READY {
+		t.Errorf("the pod is %v, %v", r.GetStatus(), err)
+	}
+	if got := n.Exec(id, "echo", "there"); got != "there\n" {
+		t.Errorf("the container says %q", got)
+	}
+}
+
 // TestMachineDiesUnseen kills a machine while there is no daemon, or neither daemon nor
 // monitor.
 func TestMachineDiesUnseen(t *testing.T) {
