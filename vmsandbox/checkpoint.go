@@ -231,8 +231,10 @@ func (c *checkpointing) allRun(ctx context.Context) error {
 
 // paused calls f while the machine is paused. The ping that is under way is let end first.
 func (p *pod) paused(ctx context.Context, f func(context.Context) error) (err error) {
-	p.still.Lock()
-	defer p.still.Unlock()
+	if err := p.still.Acquire(ctx, 1); err != nil {
+		return fmt.Errorf("wait for the guest to answer: %w", err)
+	}
+	defer p.still.Release(1)
 	within, cancel, err := p.within(ctx, 0)
 	if err != nil {
 		return err

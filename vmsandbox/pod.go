@@ -14,6 +14,7 @@ import (
 
 	"github.com/containerd/errdefs"
 	"github.com/opencontainers/go-digest"
+	"golang.org/x/sync/semaphore"
 
 	"github.com/cricket-cri/cricket/sandbox"
 	"github.com/cricket-cri/cricket/vmsandbox/agent"
@@ -41,9 +42,9 @@ type pod struct {
 
 	// disks is held while slots change, which may take a while.
 	disks sync.Mutex
-	// still is held while the machine is paused, by whoever pauses it, and shared by whoever
-	// takes silence for death.
-	still sync.RWMutex
+	// still is held while the machine is paused, by whoever pauses it, or by whoever takes
+	// silence for death.
+	still *semaphore.Weighted
 
 	mu       sync.Mutex
 	state    podState
@@ -95,7 +96,7 @@ const (
 )
 
 func (d *Driver) newPod(s podState) *pod {
-	return &pod{driver: d, id: s.Config.ID, state: s, done: make(chan struct{})}
+	return &pod{driver: d, id: s.Config.ID, state: s, done: make(chan struct{}), still: semaphore.NewWeighted(1)}
 }
 
 func (p *pod) dir(elem ...string) string { return p.driver.podDir(p.id, elem...) }

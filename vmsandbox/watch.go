@@ -103,11 +103,10 @@ func (p *pod) ping(ctx context.Context) error {
 }
 
 func (p *pod) pingOnce(ctx context.Context) error {
-	p.still.RLock()
-	defer p.still.RUnlock()
-	if ctx.Err() != nil {
-		return ctx.Err()
+	if err := p.still.Acquire(ctx, 1); err != nil {
+		return err
 	}
+	defer p.still.Release(1)
 	ctx, cancel := context.WithTimeout(ctx, lastSilence)
 	defer cancel()
 	answered := make(chan error, 1)
