@@ -110,10 +110,11 @@ func (n *Node) checkLabels(of *cri.PodSandboxMetrics, pod, id string, p *cri.Pod
 	if got := of.GetContainerMetrics()[0].GetContainerId(); got != id {
 		n.t.Errorf("the container's metrics are those of %s, want %s", got, id)
 	}
+	kinds := map[string]cri.MetricType{
+		"container_cpu_usage_seconds_total": cri.MetricType_COUNTER, "container_memory_usage_bytes": cri.MetricType_GAUGE,
+	}
 	for _, m := range of.GetContainerMetrics()[0].GetMetrics() {
-		kind, known := map[string]cri.MetricType{
-			"container_cpu_usage_seconds_total": cri.MetricType_COUNTER, "container_memory_usage_bytes": cri.MetricType_GAUGE,
-		}[m.GetName()]
+		kind, known := kinds[m.GetName()]
 		if m.GetTimestamp() == 0 || known && m.GetMetricType() != kind {
 			n.t.Errorf("%s is a %s of the time %d", m.GetName(), m.GetMetricType(), m.GetTimestamp())
 		}

@@ -12,6 +12,7 @@ import (
 
 	"github.com/containerd/errdefs"
 
+	"github.com/cricket-cri/cricket/runtime/monitor/monitortest"
 	"github.com/cricket-cri/cricket/vmsandbox/qemu"
 	"github.com/cricket-cri/cricket/vmsandbox/vmm"
 )
@@ -31,11 +32,7 @@ func newNode(t *testing.T, how string) *node {
 	if err != nil {
 		t.Fatal(err)
 	}
-	n := &node{monitor: newDirect(t), starts: t.TempDir()}
-	if n.state, err = os.MkdirTemp("/tmp", "cq"); err != nil { // paths of sockets are short
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { _ = os.RemoveAll(n.state) })
+	n := &node{monitor: newDirect(t), starts: t.TempDir(), state: monitortest.ShortDir(t)}
 	dir := t.TempDir()
 	n.program = filepath.Join(dir, "qemu")
 	write(t, n.program, fmt.Sprintf("#!/bin/sh\n%s='%s' CRICKET_TEST_STARTS='%s' exec '%s' \"$@\"\n", manner, how, n.starts, self))

@@ -91,7 +91,8 @@ func memfd(t testing.TB, size int64) *os.File {
 	return f
 }
 
-// shortDir is a directory with a path short enough for sockets.
+// shortDir is a directory with a path short enough for sockets. Nothing below it may stay
+// mounted, which monitortest.ShortDir does not look for.
 func shortDir(t testing.TB) string {
 	t.Helper()
 	dir, err := os.MkdirTemp("/tmp", "cq")

@@ -16,6 +16,7 @@ import (
 	"github.com/opencontainers/runtime-spec/specs-go"
 
 	"github.com/cricket-cri/cricket/runtime"
+	"github.com/cricket-cri/cricket/runtime/monitor/monitortest"
 	"github.com/cricket-cri/cricket/runtime/mux"
 	"github.com/cricket-cri/cricket/vmsandbox/agent"
 	"github.com/cricket-cri/cricket/vmsandbox/vmm"
@@ -38,17 +39,12 @@ type hypervisor struct {
 
 func newHypervisor(t *testing.T) *hypervisor {
 	t.Helper()
-	dir, err := os.MkdirTemp("/tmp", "vm") // short, for the sockets
-	if err != nil {
-		t.Fatal(err)
-	}
-	h := &hypervisor{dir: dir, version: "1", machines: map[string]*machine{}}
+	h := &hypervisor{dir: monitortest.ShortDir(t), version: "1", machines: map[string]*machine{}}
 	t.Cleanup(func() {
 		ids, _ := h.List(t.Context())
 		for _, id := range ids {
 			_ = h.Remove(context.Background(), id)
 		}
-		_ = os.RemoveAll(dir)
 	})
 	return h
 }
