@@ -25,10 +25,12 @@ type Options struct {
 	Logs string
 	// Say is told of every step that is done, with the time since the start.
 	Say func(string, ...any)
+	// Kubelet has fields of the kubelet's configuration, as YAML, besides the cluster's own.
+	Kubelet string
 }
 
-// Cluster is a cluster that runs. Its methods are for one goroutine; the client is safe
-// for concurrent use.
+// Cluster is a cluster that runs. Methods that start its programs again are for one
+// goroutine, while nobody else uses it; everything else is safe for concurrent use.
 type Cluster struct {
 	// Runtime is the node's container runtime, Kubelet its agent.
 	Runtime *harness.Daemon

@@ -58,6 +58,7 @@ func (c *Cluster) kubeletConfig() (string, error) {
 	if err != nil {
 		return "", err
 	}
+	b.WriteString("\n" + c.options.Kubelet + "\n")
 	file := filepath.Join(c.dir, "kubelet.yaml")
 	return file, errors.Join(
 		os.MkdirAll(Manifests, 0o755),

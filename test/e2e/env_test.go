@@ -46,8 +46,20 @@ type env struct {
 	hull string
 }
 
-// onHulls runs a test in every hull that is chosen and that the runtime has.
+// onHulls runs a test in every hull that is chosen and that the runtime has, beside other
+// tests. It may not start the node's programs again, nor count what is the node's.
 func onHulls(t *testing.T, test func(*env)) {
+	t.Parallel()
+	eachHull(t, func(e *env) {
+		e.t.Parallel()
+		test(e)
+	})
+}
+
+// onHullsAlone runs a test that others would disturb, or that would disturb others.
+func onHullsAlone(t *testing.T, test func(*env)) { eachHull(t, test) }
+
+func eachHull(t *testing.T, test func(*env)) {
 	for _, hull := range []string{kernel, virtual} {
 		if only := os.Getenv(hullEnv); only != "" && only != hull {
 			continue
@@ -59,8 +71,9 @@ func onHulls(t *testing.T, test func(*env)) {
 	}
 }
 
-// onOneHull runs a test of what does not depend on the hull.
+// onOneHull runs a test of what does not depend on the hull, beside other tests.
 func onOneHull(t *testing.T, test func(*env)) {
+	t.Parallel()
 	hull := kernel
 	if only := os.Getenv(hullEnv); only != "" {
 		hull = only

@@ -53,7 +53,11 @@ func inside(ctx context.Context, m *testing.M) (code int, err error) {
 	if err := os.RemoveAll(logs); err != nil {
 		return 1, err
 	}
-	shared, err = cluster.Start(ctx, cluster.Options{Logs: logs, Say: say})
+	kubelet, err := collectAlways()
+	if err != nil {
+		return 1, err
+	}
+	shared, err = cluster.Start(ctx, cluster.Options{Logs: logs, Say: say, Kubelet: kubelet})
 	if err != nil {
 		return 1, fmt.Errorf("%w; the logs are in %s", err, logs)
 	}

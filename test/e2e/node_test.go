@@ -65,7 +65,7 @@ func podCgroup(e *env, p *corev1.Pod, v1, v2 string) string {
 // TestEvents: the kubelet learns of changes by events of the runtime, not by asking. It is
 // a new kubelet: one that has seen restarts of the runtime may have given the stream up.
 func TestEvents(t *testing.T) {
-	onHulls(t, func(e *env) {
+	onHullsAlone(t, func(e *env) {
 		e.ok(e.RestartKubelet())
 		heard := func() float64 {
 			m := regexp.MustCompile(`(?m)^kubelet_evented_pleg_connection_latency_seconds_count (\S+)`).FindStringSubmatch(e.kubelet("metrics"))
@@ -89,7 +89,7 @@ func TestEvents(t *testing.T) {
 // TestStatsWithoutGate holds what docs/limitations.md says is lost when the kubelet's gate
 // PodAndContainerStatsFromCRI is off, as it is by default.
 func TestStatsWithoutGate(t *testing.T) {
-	onHulls(t, func(e *env) {
+	onHullsAlone(t, func(e *env) {
 		e.pod("p", idle)
 		e.ready("p")
 		e.eventually("metrics tell of the container", func() error {

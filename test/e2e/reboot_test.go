@@ -16,7 +16,7 @@ import (
 // the node starts again. Pods run again, with what they have on disk; what ended with the
 // boot is told as having ended.
 func TestReboot(t *testing.T) {
-	onHulls(t, func(e *env) {
+	onHullsAlone(t, func(e *env) {
 		e.deploy(`
 metadata: {name: web}
 spec:

@@ -11,7 +11,7 @@ import (
 // TestDaemonRestart kills the runtime's daemon under pods: none of their containers is
 // restarted, and the node does not say that it is unready.
 func TestDaemonRestart(t *testing.T) {
-	onHulls(t, func(e *env) {
+	onHullsAlone(t, func(e *env) {
 		e.pod("old", `
 containers:
   - name: app
@@ -69,7 +69,7 @@ func (e *env) condition(kind corev1.NodeConditionType) corev1.NodeCondition {
 
 // TestKubeletRestart kills the kubelet under pods.
 func TestKubeletRestart(t *testing.T) {
-	onHulls(t, func(e *env) {
+	onHullsAlone(t, func(e *env) {
 		e.pod("old", idle)
 		before := e.ready("old")
 		e.ok(e.RestartKubelet())

@@ -70,9 +70,9 @@ func TestSeccompProfile(t *testing.T) {
 	onHulls(t, func(e *env) {
 		e.ok(os.MkdirAll("/var/lib/kubelet/seccomp", 0o755))
 		profile := `{"defaultAction": "SCMP_ACT_ALLOW", "syscalls": [{"names": ["mkdir", "mkdirat"], "action": "SCMP_ACT_ERRNO"}]}`
-		e.ok(os.WriteFile("/var/lib/kubelet/seccomp/no-mkdir.json", []byte(profile), 0o644))
+		e.ok(os.WriteFile("/var/lib/kubelet/seccomp/"+e.ns+".json", []byte(profile), 0o644))
 		e.pod("p", `
-securityContext: {seccompProfile: {type: Localhost, localhostProfile: no-mkdir.json}}
+securityContext: {seccompProfile: {type: Localhost, localhostProfile: NAMESPACE.json}}
 containers: [{name: app, image: BUSYBOX, command: [sleep, "3600"]}]
 `)
 		e.ready("p")
@@ -123,18 +123,19 @@ func TestHostNamespaces(t *testing.T) {
 // TestHostPort: the node's port leads to the pod.
 func TestHostPort(t *testing.T) {
 	onHulls(t, func(e *env) {
+		port := map[string]string{kernel: "18088", virtual: "18089"}[e.hull]
 		e.pod("p", `
 containers:
   - name: app
     image: AGNHOST
     args: [netexec, --http-port=8080]
-    ports: [{containerPort: 8080, hostPort: 18088}]
+    ports: [{containerPort: 8080, hostPort: `+port+`}]
     readinessProbe: {httpGet: {path: /healthz, port: 8080}, periodSeconds: 1, timeoutSeconds: 20}
 `)
 		e.pod("client", idle)
 		e.ready("p")
 		e.ready("client")
-		if got := e.exec("client", "app", "wget -qO- -T 10 http://"+nodeAddress+":18088/hostname"); got != "p" {
+		if got := e.exec("client", "app", "wget -qO- -T 10 http://"+nodeAddress+":"+port+"/hostname"); got != "p" {
 			e.t.Errorf("the port answers %q", got)
 		}
 	})

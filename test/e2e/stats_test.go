@@ -23,7 +23,7 @@ const mebi = 1 << 20
 // pod's processes say themselves. The summary and the metrics come from the runtime:
 // PodAndContainerStatsFromCRI.
 func TestStats(t *testing.T) {
-	onHulls(t, func(e *env) {
+	onHullsAlone(t, func(e *env) {
 		e.pod("load", `
 containers:
   - name: cpu
