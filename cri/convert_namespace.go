@@ -35,9 +35,6 @@ func setSandboxNamespaces(out *sandbox.Config, c *v1.PodSandboxConfig, h hostFac
 		return badField(namespaceField+".target_id", "a sandbox has no target")
 	}
 	out.UserNS, err = userNamespace(namespaceField+".userns_options", o.GetUsernsOptions(), h)
-	if err == nil && out.UserNS != nil && out.Network == runtime.NamespaceNode {
-		return badField(namespaceField+".userns_options", "a pod on the host's network cannot have its own users")
-	}
 	return err
 }
 

@@ -19,7 +19,7 @@ func (s *Server) Status(ctx context.Context, req *v1.StatusRequest) (*v1.StatusR
 			s.networkCondition(ctx),
 		}},
 		RuntimeHandlers: s.handlers(),
-		Features:        &v1.RuntimeFeatures{SupplementalGroupsPolicy: true, MountOptions: true},
+		Features:        &v1.RuntimeFeatures{SupplementalGroupsPolicy: true, MountOptions: true, UserNamespacesHostNetwork: true},
 	}
 	resp.Status.Conditions = append(resp.Status.Conditions, s.otherConditions()...)
 	if !req.GetVerbose() {

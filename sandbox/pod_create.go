@@ -84,9 +84,6 @@ func (p *pod) check() error {
 	if c.UserNS != nil && (len(c.UserNS.UIDs) == 0 || len(c.UserNS.GIDs) == 0) {
 		return fmt.Errorf("user namespace without mappings: %w", errdefs.ErrInvalidArgument)
 	}
-	if c.UserNS != nil && c.Network != runtime.NamespacePod {
-		return fmt.Errorf("user namespace on the host's network: %w", errdefs.ErrInvalidArgument)
-	}
 	if _, err := p.driver.naming.Path(p.parent()); err != nil {
 		return err
 	}

@@ -210,8 +210,10 @@ func access(c runtime.Config) string {
 	return "ro"
 }
 
+// bindMount binds a directory of the host's, private: what the OCI runtime mounts below it
+// for the container, as cgroups below /sys, would appear on the host.
 func bindMount(dir string, options ...string) specs.Mount {
-	return specs.Mount{Destination: dir, Type: "bind", Source: dir, Options: append(options, "nosuid", "noexec", "nodev")}
+	return specs.Mount{Destination: dir, Type: "bind", Source: dir, Options: append(options, "rprivate", "nosuid", "noexec", "nodev")}
 }
 
 func userNS(p Place) bool {

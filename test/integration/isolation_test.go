@@ -20,17 +20,18 @@ func TestIsolation(t *testing.T) {
 	n := Start(t)
 	n.Pull(images.Busybox)
 	n.Together(map[string]func(*testing.T, *Node){
-		"user namespace":       userNamespace,
-		"shared processes":     sharedProcesses,
-		"target":               target,
-		"supplemental groups":  supplementalGroups,
-		"sysctls":              sysctls,
-		"recursive read-only":  recursiveReadOnly,
-		"mount propagation":    propagation,
-		"image volumes":        imageVolumes,
-		"shared memory":        sharedMemory,
-		"read-only root":       readOnlyRoot,
-		"names and resolution": hostnames,
+		"user namespace":              userNamespace,
+		"users on the host's network": usersOnHostNetwork,
+		"shared processes":            sharedProcesses,
+		"target":                      target,
+		"supplemental groups":         supplementalGroups,
+		"sysctls":                     sysctls,
+		"recursive read-only":         recursiveReadOnly,
+		"mount propagation":           propagation,
+		"image volumes":               imageVolumes,
+		"shared memory":               sharedMemory,
+		"read-only root":              readOnlyRoot,
+		"names and resolution":        hostnames,
 	})
 }
 
@@ -77,6 +78,49 @@ func userNamespace(t *testing.T, n *Node) {
 	r, err := n.Runtime.PodSandboxStatus(t.Context(), &cri.PodSandboxStatusRequest{PodSandboxId: pod})
 	if err != nil || !proto.Equal(r.GetStatus().GetLinux().GetNamespaces().GetOptions().GetUsernsOptions(), users) {
 		t.Errorf("the status has %v, %v", r.GetStatus().GetLinux(), err)
+	}
+}
+
+// usersOnHostNetwork: root of a pod with a user namespace and the host's network (KEP-5607)
+// sees the host's interfaces and has no power over them.
+func usersOnHostNetwork(t *testing.T, n *Node) {
+	const host = 2_000_000
+	p := n.PodConfig()
+	p.Hostname = ""
+	p.Linux.SecurityContext.NamespaceOptions = &cri.NamespaceOption{
+		Network: cri.NamespaceMode_NODE, Pid: cri.NamespaceMode_CONTAINER,
+		UsernsOptions: &cri.UserNamespace{Mode: cri.NamespaceMode_POD, Uids: mapping(host), Gids: mapping(host)},
+	}
+	r, err := n.Runtime.Status(t.Context(), &cri.StatusRequest{})
+	if err != nil || !r.GetFeatures().GetUserNamespacesHostNetwork() {
+		t.Errorf("the features are %v, %v", r.GetFeatures(), err)
+	}
+	if !partApplies(t, "host") { // it is refused
+		_, err := n.Runtime.RunPodSandbox(t.Context(), &cri.RunPodSandboxRequest{Config: p})
+		WantCode(t, err, codes.InvalidArgument)
+		return
+	}
+	pod := n.RunPod(p)
+	c := n.ContainerConfig("sleep", "3600")
+	c.Linux.SecurityContext = &cri.LinuxContainerSecurityContext{
+		NamespaceOptions: proto.Clone(p.Linux.SecurityContext.NamespaceOptions).(*cri.NamespaceOption),
+		Capabilities:     &cri.Capability{AddCapabilities: []string{"NET_ADMIN"}},
+	}
+	id := n.Started(pod, p, c)
+	own, err := os.Readlink("/proc/self/ns/net")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for command, want := range map[string]string{
+		"readlink /proc/self/ns/net":                          own,
+		"awk '{print $1, $2, $3}' /proc/self/uid_map":         fmt.Sprintf("0 %d 65536", host),
+		"ls /sys/class/net | grep -x lo":                      "lo",
+		"touch /sys/kernel/x 2>&1 | grep -o 'Read-only.*'":    "Read-only file system",
+		"ip link set lo mtu 1280 2>/dev/null || echo refused": "refused",
+	} {
+		if got := strings.TrimSpace(n.Exec(id, "sh", "-c", command)); got != want {
+			t.Errorf("%s: %q, want %q", command, got, want)
+		}
 	}
 }
 
