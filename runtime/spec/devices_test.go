@@ -76,7 +76,7 @@ func TestReadDevices(t *testing.T) {
 		}
 	}
 	null := int(unix.Mkdev(1, 3))
-	for _, name := range []string{"null", "sub/null", "pts/0", "console"} {
+	for _, name := range []string{"null", "sub/null", "pts/0", "console", "ptmx"} {
 		if err := unix.Mknod(filepath.Join(dir, name), unix.S_IFCHR|0o600, null); err != nil {
 			t.Fatal(err)
 		}

@@ -65,7 +65,7 @@ func readDirectory(dir string) ([]specs.LinuxDevice, error) {
 			continue // it went away: devices come and go
 		}
 		d, ok := device(name, st)
-		if ok && d.Type != "p" && e.Name() != "console" {
+		if ok && d.Type != "p" && e.Name() != "console" && e.Name() != "ptmx" {
 			out = append(out, d)
 		}
 	}

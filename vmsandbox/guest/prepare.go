@@ -138,6 +138,11 @@ func makeNodes(log *slog.Logger) {
 
 // settings writes what the kernel is to do otherwise than by default. None of it is worth
 // not starting for.
+//
+// Much of what Linux limits it derives from the size of memory when it boots, and never
+// again: a machine that grew would keep the limits of the small one that it began as. They
+// are those of a large one from the start; what they are to protect is the pod's memory,
+// which threads, files and sockets count as (cgroups(7)).
 func settings(log *slog.Logger) {
 	for _, s := range []struct{ file, value string }{
 		// A kernel that is no longer right is no place for a pod: the machine ends, and the
@@ -149,25 +154,46 @@ func settings(log *slog.Logger) {
 		{"/sys/devices/system/memory/auto_online_blocks", "online"},
 		// Process 1 writes few lines, and they are all there is.
 		{"/proc/sys/kernel/printk_devkmsg", "on\n"},
-		// As on nodes: databases ask for many mappings, the rest for many watches.
+		// As on nodes, where systemd sets some of them: databases ask for many mappings, the
+		// rest for many watches.
+		{"/proc/sys/fs/file-max", "9223372036854775807"},
+		{"/proc/sys/kernel/pid_max", "4194304"},
 		{"/proc/sys/vm/max_map_count", "262144"},
 		{"/proc/sys/vm/overcommit_memory", "1"},
 		{"/proc/sys/fs/inotify/max_user_instances", "8192"},
 		{"/proc/sys/fs/inotify/max_user_watches", "524288"},
 		{"/proc/sys/kernel/keys/root_maxkeys", "1000000"},
 		{"/proc/sys/kernel/keys/root_maxbytes", "25000000"},
-		{"/proc/sys/net/ipv4/ip_forward", "1"},
 		{"/proc/sys/net/ipv4/ping_group_range", "0 2147483647"},
+		// What a machine of 16 GiB has: threads; pages of all sockets; bytes of one.
+		{"/proc/sys/kernel/threads-max", "131072"},
+		{"/proc/sys/net/ipv4/tcp_mem", "196608 262144 393216"},
+		{"/proc/sys/net/ipv4/udp_mem", "393216 524288 786432"},
+		{"/proc/sys/net/ipv4/tcp_rmem", "4096 131072 6291456"},
+		{"/proc/sys/net/ipv4/tcp_wmem", "4096 16384 4194304"},
 	} {
 		if err := os.WriteFile(s.file, []byte(s.value), 0); err != nil && !errors.Is(err, os.ErrNotExist) {
 			log.Warn("setting is refused", slog.String("name", s.file), slog.Any("error", err))
 		}
 	}
-	// Containers inherit it. The soft limit is low, since there are programs that close
-	// all descriptors that they could have.
-	limit := unix.Rlimit{Cur: 4096, Max: 1 << 20}
-	if err := unix.Setrlimit(unix.RLIMIT_NOFILE, &limit); err != nil {
-		log.Warn("limit of descriptors", slog.Any("error", err))
+	limits(log)
+}
+
+// limits sets process 1's, which containers inherit.
+func limits(log *slog.Logger) {
+	for name, l := range map[string]struct {
+		resource int
+		limit    unix.Rlimit
+	}{
+		// The soft limit is low, since there are programs that close all descriptors that
+		// they could have.
+		"files":     {unix.RLIMIT_NOFILE, unix.Rlimit{Cur: 4096, Max: 1 << 20}},
+		"processes": {unix.RLIMIT_NPROC, unix.Rlimit{Cur: unix.RLIM_INFINITY, Max: unix.RLIM_INFINITY}},
+		"signals":   {unix.RLIMIT_SIGPENDING, unix.Rlimit{Cur: 1 << 16, Max: 1 << 16}},
+	} {
+		if err := unix.Setrlimit(l.resource, &l.limit); err != nil {
+			log.Warn("limit is refused", slog.String("name", name), slog.Any("error", err))
+		}
 	}
 }
 

@@ -318,6 +318,10 @@ func (r *rootfs) mask(path string) error {
 		return err
 	}
 	defer unix.Close(tree)
+	// It is the guest's own, whose mode and owner are not the container's to change.
+	if err := unix.MountSetattr(tree, "", unix.AT_EMPTY_PATH, &unix.MountAttr{Attr_set: unix.MOUNT_ATTR_RDONLY}); err != nil {
+		return err
+	}
 	return moveTo(tree, place)
 }
 
