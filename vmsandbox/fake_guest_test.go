@@ -128,7 +128,7 @@ func (m *fakeMonitor) copies() map[string]*fakeContainer {
 	return all
 }
 
-func (m *fakeMonitor) Hello(ctx context.Context) (monitor.Info, error) {
+func (m *fakeMonitor) ping(ctx context.Context) error {
 	m.mu.Lock()
 	hangs := m.hangs
 	m.mu.Unlock()
@@ -136,10 +136,10 @@ func (m *fakeMonitor) Hello(ctx context.Context) (monitor.Info, error) {
 		select {
 		case <-hangs:
 		case <-ctx.Done():
-			return monitor.Info{}, ctx.Err()
+			return ctx.Err()
 		}
 	}
-	return monitor.Info{}, nil
+	return nil
 }
 
 func (m *fakeMonitor) Create(_ context.Context, r monitor.CreateRequest) (monitor.Created, error) {

@@ -205,7 +205,7 @@ type fakeMachine struct {
 
 func (m *fakeMachine) claimed() *Machine {
 	return &Machine{
-		Machine: m, Guest: m.guest, Monitor: m.monitor, Lost: m.lost, Why: func() error { return errBroken }, NetNS: filepath.Join(m.Dir(), "netns"), Mounted: []string{"rw0"},
+		Machine: m, Guest: m.guest, Monitor: m.monitor, Ping: m.monitor.ping, Lost: m.lost, Why: func() error { return errBroken }, NetNS: filepath.Join(m.Dir(), "netns"), Mounted: []string{"rw0"},
 		Open: func(context.Context, string) (net.Conn, error) { return nil, errBroken },
 	}
 }

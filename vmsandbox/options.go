@@ -50,6 +50,8 @@ type Machine struct {
 	Monitor GuestMonitor
 	// Open opens a stream to a service of the guest.
 	Open func(ctx context.Context, service string) (net.Conn, error)
+	// Ping asks the guest for a sign of life and waits for it.
+	Ping func(ctx context.Context) error
 	// Lost is closed when the channel to the guest has ended; Why says for what reason.
 	Lost <-chan struct{}
 	Why  func() error
@@ -96,7 +98,6 @@ type Platform struct {
 
 // GuestMonitor supervises the containers in a guest (runtime/monitor.Client).
 type GuestMonitor interface {
-	Hello(ctx context.Context) (monitor.Info, error)
 	Create(ctx context.Context, r monitor.CreateRequest) (monitor.Created, error)
 	Start(ctx context.Context, id string) (time.Time, error)
 	Signal(ctx context.Context, id string, sig unix.Signal) error

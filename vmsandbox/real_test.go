@@ -65,7 +65,7 @@ func realMachine(t *testing.T) *Machine {
 		}
 		_ = vm.Close()
 	})
-	return &Machine{Machine: vm.Machine, Guest: vm.Guest, Monitor: vm.Monitor, Lost: vm.Session.Done(), Why: vm.Session.Err, Mounted: vm.Mounted}
+	return &Machine{Machine: vm.Machine, Guest: vm.Guest, Monitor: vm.Monitor, Ping: vm.Ping, Lost: vm.Session.Done(), Why: vm.Session.Err, Mounted: vm.Mounted}
 }
 
 // blob makes an image with one program of that name.

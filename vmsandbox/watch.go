@@ -111,8 +111,7 @@ func (p *pod) pingOnce(ctx context.Context) error {
 	defer cancel()
 	answered := make(chan error, 1)
 	go func() { // ends with ctx
-		_, err := p.machine.Monitor.Hello(ctx)
-		answered <- err
+		answered <- p.machine.Ping(ctx)
 	}()
 	tick := time.NewTicker(sampleInterval)
 	defer tick.Stop()

@@ -25,6 +25,7 @@ const (
 // Session is the host's side of a channel. It is safe for concurrent use.
 type Session struct {
 	s     *session
+	guest byte // the guest's version
 	port  io.Closer
 	wrote chan struct{} // closed when nothing is being written any more
 	ended sync.WaitGroup
@@ -37,7 +38,7 @@ type Session struct {
 func Connect(ctx context.Context, port io.ReadWriteCloser, o Options) (*Session, error) {
 	d := newDecoder(port, false)
 	stop := context.AfterFunc(ctx, func() { port.Close() })
-	err := greet(port, d)
+	guest, err := greet(port, d)
 	if !stop() {
 		err = ctx.Err()
 	}
@@ -46,7 +47,7 @@ func Connect(ctx context.Context, port io.ReadWriteCloser, o Options) (*Session,
 		return nil, fmt.Errorf("greet guest: %w: %w", errdefs.ErrUnavailable, err)
 	}
 	l := newLink(port)
-	s := &Session{s: newSession(l, o.withDefaults(), true), port: port, wrote: make(chan struct{})}
+	s := &Session{s: newSession(l, o.withDefaults(), true), guest: guest, port: port, wrote: make(chan struct{})}
 	s.ended.Go(func() { s.end(s.read(d)) })
 	s.ended.Go(func() {
 		defer close(s.wrote)
@@ -57,27 +58,28 @@ func Connect(ctx context.Context, port io.ReadWriteCloser, o Options) (*Session,
 	return s, nil
 }
 
-func greet(port io.ReadWriter, d *decoder) error {
+// greet returns the guest's version.
+func greet(port io.ReadWriter, d *decoder) (byte, error) {
 	nonce := make([]byte, nonceSize)
 	if _, err := rand.Read(nonce); err != nil {
-		return err
+		return 0, err
 	}
 	if _, err := port.Write(appendHello(make([]byte, maxFrame), nonce)); err != nil {
-		return err
+		return 0, err
 	}
 	echo := append(helloStart(), nonce...)
 	if err := d.skipTo(echo, maxStale); err != nil {
-		return err
+		return 0, err
 	}
-	// What follows is the guest's version, of which there is only one.
 	f, err := d.next()
 	if err != nil {
-		return err
+		return 0, err
 	}
-	if v := f.payload[helloSize-1]; f.kind != kindHello || v < 1 || !bytes.HasSuffix(f.payload[:helloSize-1], nonce) {
-		return fmt.Errorf("guest speaks version %d: %w", v, errBad)
+	v := f.payload[helloSize-1]
+	if f.kind != kindHello || v < 1 || !bytes.HasSuffix(f.payload[:helloSize-1], nonce) {
+		return 0, fmt.Errorf("guest speaks version %d: %w", v, errBad)
 	}
-	return nil
+	return v, nil
 }
 
 // read takes frames until the session ends, and says why.
@@ -90,6 +92,8 @@ func (s *Session) read(d *decoder) error {
 				err = fmt.Errorf("unasked greeting: %w", errBad)
 			case kindBye:
 				err = fmt.Errorf("guest hung up: %s", clean(f.payload))
+			case kindPong:
+				err = s.s.ponged()
 			default:
 				err = s.s.handle(&f, d)
 			}
@@ -138,6 +142,26 @@ func (s *Session) Begin(ctx context.Context, service string) (net.Conn, error) {
 		return nil, err
 	}
 	return st, nil
+}
+
+// Ping asks the guest for a sign of life and waits for it. It costs the guest a fraction
+// of what a stream does. A guest that does not know pings is errdefs.ErrNotImplemented.
+func (s *Session) Ping(ctx context.Context) error {
+	if s.guest < pingVersion {
+		return fmt.Errorf("ping guest of version %d: %w", s.guest, errdefs.ErrNotImplemented)
+	}
+	pong, err := s.s.ping()
+	if err != nil {
+		return fmt.Errorf("ping guest: %w", err)
+	}
+	select {
+	case <-pong:
+		return nil
+	case <-s.Done():
+		return fmt.Errorf("ping guest: %w", s.Err())
+	case <-ctx.Done():
+		return fmt.Errorf("ping guest: %w", ctx.Err())
+	}
 }
 
 // Done is closed when the session has ended.

@@ -28,6 +28,8 @@ const (
 	kindRefuse  byte = 5 // guest only; payload: why
 	kindEOF     byte = 6 // no more data
 	kindClose   byte = 7 // no more data, and none is read
+	kindPing    byte = 8 // host only, of no stream, since version 2
+	kindPong    byte = 9 // guest only: the answer to it
 	kindHello   byte = 'h'
 	kindBye     byte = 'b' // the session is over; payload: why
 )
@@ -38,7 +40,8 @@ const (
 	helloSize  = len(helloMagic) + nonceSize + 1 // and the version
 	maxText    = 256
 	// version is what this package speaks; a session uses the lower one of both sides.
-	version = 1
+	version     = 2
+	pingVersion = 2 // the first with pings
 )
 
 var (
@@ -144,6 +147,8 @@ func (f *frame) valid() bool {
 		return !stream && n == helloSize && string(f.payload[:len(helloMagic)]) == helloMagic
 	case kindBye:
 		return !stream && n <= maxText
+	case kindPing, kindPong:
+		return !stream && n == 0
 	}
 	return false
 }

@@ -46,6 +46,8 @@ func TestHostileGuest(t *testing.T) {
 		"unknown stream":       {appendFrame(nil, kindData, 2, 1)},
 		"stream 0":             {appendFrame(nil, kindData, 0, 1)},
 		"opens":                {appendNumber(nil, kindOpen, 5, baseWindow, "x")},
+		"pongs unasked":        {appendFrame(nil, kindPong, 0)},
+		"pings":                {appendFrame(nil, kindPing, 0)},
 		"greets":               {appendHello(nil, make([]byte, nonceSize))},
 		"data unanswered":      {data(1)},
 		"end unanswered":       {end(kindClose)},

@@ -34,6 +34,12 @@ func (l *link) add(st *stream) {
 	}
 }
 
+// send has the writer send whole frames before all others.
+func (l *link) send(frames []byte) {
+	l.urgent = append(l.urgent, frames...)
+	l.work.Signal()
+}
+
 // close ends write when all that is urgent has been written.
 func (l *link) close() {
 	l.closed = true

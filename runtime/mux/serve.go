@@ -116,6 +116,8 @@ func (g *guest) handle(f *frame, d *decoder) error {
 		g.greet(f.payload)
 	case kindBye:
 		g.drop(errHostGone)
+	case kindPing:
+		g.pong()
 	default:
 		if now := g.present(); now != nil {
 			return now.handle(f, d)
@@ -123,6 +125,15 @@ func (g *guest) handle(f *frame, d *decoder) error {
 		// Left over from a host that has gone.
 	}
 	return nil
+}
+
+// pong answers a host that is there.
+func (g *guest) pong() {
+	g.link.mu.Lock()
+	defer g.link.mu.Unlock()
+	if g.now != nil {
+		g.link.send(appendFrame(nil, kindPong, 0))
+	}
 }
 
 // present is the session that frames are for; nil if there is none, for instance because
@@ -148,8 +159,7 @@ func (g *guest) drop(cause error) {
 	g.leave(cause)
 	if !errors.Is(cause, errHostGone) {
 		g.opt.Log.Warn("host breaks the protocol of its channel", "error", cause)
-		g.link.urgent = appendText(g.link.urgent, kindBye, 0, cause.Error())
-		g.link.work.Signal()
+		g.link.send(appendText(nil, kindBye, 0, cause.Error()))
 	}
 }
 

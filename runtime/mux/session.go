@@ -23,6 +23,7 @@ type session struct {
 	err     error
 	done    chan struct{}
 	accept  func(st *stream) // guest only
+	pong    chan struct{}    // host only; closed when the ping under way is answered; nil without one
 }
 
 // late is what the other side may still send for a stream.
@@ -100,6 +101,32 @@ func (s *session) open(service string) (*stream, error) {
 	st.opening = true
 	s.link.add(st)
 	return st, nil
+}
+
+// ping asks the guest for a sign of life, unless it is being asked, and returns what is
+// closed when one comes.
+func (s *session) ping() (<-chan struct{}, error) {
+	s.link.mu.Lock()
+	defer s.link.mu.Unlock()
+	if s.err != nil {
+		return nil, s.err
+	}
+	if s.pong == nil {
+		s.pong = make(chan struct{})
+		s.link.send(appendFrame(nil, kindPing, 0))
+	}
+	return s.pong, nil
+}
+
+func (s *session) ponged() error {
+	s.link.mu.Lock()
+	defer s.link.mu.Unlock()
+	if s.pong == nil {
+		return fmt.Errorf("unasked sign of life: %w", errBad)
+	}
+	close(s.pong)
+	s.pong = nil
+	return nil
 }
 
 // await waits until the stream is answered; if that fails, it is closed.

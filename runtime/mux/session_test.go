@@ -5,6 +5,8 @@ import (
 	"errors"
 	"io"
 	"net"
+	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -57,6 +59,75 @@ func TestSessionEnds(t *testing.T) {
 		t.Error(err)
 	}
 	if _, err := s.Open(t.Context(), "x"); !errdefs.IsUnavailable(err) {
+		t.Error(err)
+	}
+}
+
+func TestPing(t *testing.T) {
+	release := make(chan struct{})
+	host, port := socketpair(t)
+	held := &held{Conn: port, release: release}
+	serve(t, held, Options{}, echo)
+	s := connect(t, host, Options{})
+	for range 3 {
+		if err := s.Ping(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+	}
+	held.on.Store(true)
+	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Millisecond)
+	defer cancel()
+	if err := s.Ping(ctx); !errors.Is(err, context.DeadlineExceeded) {
+		t.Errorf("a guest that does not answer: %v", err)
+	}
+	// The next one waits for the answer that is under way, and many at once do.
+	var together sync.WaitGroup
+	for range 3 {
+		together.Go(func() {
+			if err := s.Ping(t.Context()); err != nil {
+				t.Error(err)
+			}
+		})
+	}
+	held.on.Store(false)
+	close(release)
+	together.Wait()
+	if err := s.Ping(t.Context()); err != nil {
+		t.Error(err)
+	}
+	s.Close()
+	if err := s.Ping(t.Context()); !errdefs.IsUnavailable(err) {
+		t.Errorf("after the end: %v", err)
+	}
+}
+
+// held is a port whose writes wait while it is on.
+type held struct {
+	net.Conn
+	on      atomic.Bool
+	release chan struct{}
+}
+
+func (h *held) Write(b []byte) (int, error) {
+	if h.on.Load() {
+		<-h.release
+	}
+	return h.Conn.Write(b)
+}
+
+// TestPingOfOldGuest has a guest answer that knows no pings.
+func TestPingOfOldGuest(t *testing.T) {
+	host, port := socketpair(t)
+	go func() {
+		f, err := newDecoder(port, true).next()
+		if err != nil {
+			return
+		}
+		hello := appendHello(nil, f.payload[len(helloMagic):len(helloMagic)+nonceSize])
+		hello[len(hello)-2] = 1
+		_, _ = port.Write(hello)
+	}()
+	if err := connect(t, host, Options{}).Ping(t.Context()); !errdefs.IsNotImplemented(err) {
 		t.Error(err)
 	}
 }

@@ -252,7 +252,7 @@ func (m *machine) serve() {
 			conn.Close()
 		}()
 		go func() {
-			_ = mux.Serve(ctx, conn, mux.Options{}, func(service string, c net.Conn) {
+			_ = mux.Serve(ctx, port{conn, m}, mux.Options{}, func(service string, c net.Conn) {
 				if service != agent.ServiceGuest {
 					mux.Refuse(c, errdefs.ErrNotFound)
 					return
@@ -263,17 +263,40 @@ func (m *machine) serve() {
 	}
 }
 
+// port is a machine's end of a channel: nothing comes out of it while the machine is paused.
+type port struct {
+	net.Conn
+	m *machine
+}
+
+func (p port) Write(b []byte) (int, error) {
+	if err := p.m.runs(context.Background()); err != nil {
+		return 0, err
+	}
+	return p.Conn.Write(b)
+}
+
+// runs waits until the machine does.
+func (m *machine) runs(ctx context.Context) error {
+	m.mu.Lock()
+	resumed := m.resumed
+	m.mu.Unlock()
+	select {
+	case <-resumed:
+		return nil
+	case <-m.done:
+		return net.ErrClosed
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+}
+
 // guest does nothing, and that only while its machine runs.
 type guest struct{ m *machine }
 
 func (g *guest) call(ctx context.Context, name string) error {
-	g.m.mu.Lock()
-	resumed := g.m.resumed
-	g.m.mu.Unlock()
-	select {
-	case <-resumed:
-	case <-ctx.Done():
-		return ctx.Err()
+	if err := g.m.runs(ctx); err != nil {
+		return err
 	}
 	g.m.mu.Lock()
 	defer g.m.mu.Unlock()

@@ -46,7 +46,7 @@ func TestWhatAnEarlierDaemonLeft(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if vm.Origin != Attached || vm.Volumes != mine.Volumes || vm.Info.Kernel == "" || vm.answer(t.Context()) != nil {
+	if vm.Origin != Attached || vm.Volumes != mine.Volumes || vm.Info.Kernel == "" || vm.Ping(t.Context()) != nil {
 		t.Errorf("attached = %+v", vm)
 	}
 	_ = vm.Close()

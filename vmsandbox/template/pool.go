@@ -185,7 +185,7 @@ func (p *Pool) wakeUp(ctx context.Context, vm *VM) error {
 		}
 		vm.paused = false
 	}
-	return vm.answer(ctx)
+	return vm.Ping(ctx)
 }
 
 // demand has a machine made and waits for whichever is ready first.

@@ -29,7 +29,7 @@ func TestStockIsFilledAndRefilled(t *testing.T) {
 	}
 	for _, id := range ids {
 		m := f.h.machine(id)
-		if want := []string{"remove", "sysctl", "sync true"}; !m.isPaused() || !slices.Equal(m.did(), want) {
+		if want := []string{"sysctl", "sync true"}; !m.isPaused() || !slices.Equal(m.did(), want) {
 			t.Errorf("paused %t after %v", m.isPaused(), m.did())
 		}
 		if d := m.config.Disks["rw0"]; !slices.Equal(d.Files, []string{"/disks/" + id + "/rw0"}) || !d.Volatile {

@@ -67,7 +67,7 @@ func (v *VM) dead() bool {
 	}
 }
 
-// reach connects to the guest of a machine that runs and waits for an answer.
+// reach connects to the guest of a machine that runs and waits until it returns the greeting.
 func reach(ctx context.Context, m vmm.Machine) (*VM, error) {
 	ctx, cancel := context.WithCancel(ctx)
 	ended := make(chan struct{})
@@ -107,19 +107,16 @@ func connect(ctx context.Context, m vmm.Machine) (*VM, error) {
 	}
 	vm := &VM{Machine: m, Session: s, Guest: agent.NewClient(s.Open), left: make(chan struct{})}
 	vm.Monitor = monitor.NewClient(func(ctx context.Context) (net.Conn, error) { return s.Open(ctx, agent.ServiceMonitor) })
-	if err := vm.answer(ctx); err != nil {
-		return nil, errors.Join(err, s.Close())
-	}
 	return vm, nil
 }
 
-// answer asks the guest for a sign of life. It is the call that costs least: nothing is to
-// be removed.
-func (v *VM) answer(ctx context.Context) error {
-	if err := v.Guest.Remove(ctx, nil); err != nil {
-		return fmt.Errorf("ask guest: %w", err)
+// Ping asks the guest for a sign of life, in the way that costs it least.
+func (v *VM) Ping(ctx context.Context) error {
+	err := v.Session.Ping(ctx)
+	if errdefs.IsNotImplemented(err) { // a machine that an earlier version has made
+		_, err = v.Monitor.Hello(ctx)
 	}
-	return nil
+	return err
 }
 
 // introduce asks the guest what it is.
