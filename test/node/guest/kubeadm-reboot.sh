@@ -10,6 +10,7 @@ kubeadm reset -f --cri-socket $endpoint >/var/tmp/reset.out 2>&1 && echo "ok kub
 check "no pod is left" [ -z "$(crictl pods -q)" ]
 check "no lease is left" no_lease
 systemctl disable -q --now kubelet node-network
+systemctl stop kubepods.slice # docs/operations.md: the kubelet's, which nobody else takes away
 
 # docs/operations.md, Uninstall
 export CONTAINER_RUNTIME_ENDPOINT=$endpoint
@@ -27,7 +28,7 @@ rm -rf /var/lib/cni/networks/cricket
 
 check "no process is left" sh -c '! pgrep -a "cricket|kube|etcd|coredns|pause|sleep"'
 check "no mount is left" sh -c '! grep -E "cricket|kubelet|/run/netns" /proc/mounts'
-check "no cgroup is left" sh -c '[ -z "$(find /sys/fs/cgroup -type d \( -name "kubepods*" -o -name "*cricket*" \))" ]'
+check "no cgroup is left" sh -c '! find /sys/fs/cgroup -type d \( -name "kubepods*" -o -name "*cricket*" \) | grep .'
 check "no link is left" sh -c '! ip -o link | grep -E "veth|cricket"'
 check "no rule of a port is left" sh -c '! iptables-save | grep -E "CNI|cricket"'
 check "no file is left" sh -c '[ -z "$(ls -d /run/cricket* /var/lib/cricket* /etc/cricket* 2>/dev/null)" ]'
