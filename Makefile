@@ -141,11 +141,12 @@ test-e2e: build guest ## objects of the Kubernetes API on such a cluster, in bot
 	@go run ./hack/tools/install --to bin kubectl
 	CGO_ENABLED=0 go test -vet=off -count=1 -p 1 -parallel 4 -timeout 90m ./test/clusterlife ./test/e2e
 
-# Three times as a whole, the churn for ten minutes each.
+# Three times as a whole, and the churn for ten minutes.
 test-e2e-long: build guest
 	@hack/setup test
 	@go run ./hack/tools/install --to bin kubectl
-	CRICKET_TEST_LONG=1 CGO_ENABLED=0 go test -vet=off -count=3 -p 1 -parallel 4 -timeout 240m ./test/clusterlife ./test/e2e
+	CGO_ENABLED=0 go test -vet=off -count=3 -p 1 -parallel 4 -timeout 240m ./test/clusterlife ./test/e2e
+	CRICKET_TEST_LONG=1 CGO_ENABLED=0 go test -vet=off -count=1 -timeout 60m -run TestChurn ./test/e2e
 
 conformance: build guest ## Kubernetes' own conformance specs, as far as they suit one node, in both hulls and on containerd, side by side; hours
 	@hack/setup work

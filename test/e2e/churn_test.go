@@ -297,19 +297,26 @@ func (c *churn) look() {
 	}
 }
 
-// neverStarted says of a container with a restart that what came before it never ran: a
-// kubelet that is killed between the creation of a container and its start counts the one
-// that it finds, and makes another (as with containerd: docs/limitations.md).
+// neverStarted says of a container with a restart that of the two one never ran: a kubelet
+// that is killed between the creation of a container and its start counts the one that it
+// finds, and makes another (as with containerd: docs/limitations.md). When that one has
+// ended, since its pod goes, the kubelet may tell of it as the one before.
 func (c *churn) neverStarted(p *corev1.Pod, s corev1.ContainerStatus) bool {
-	if s.RestartCount > 1 || s.LastTerminationState.Terminated != nil {
+	var ran []time.Time
+	for _, state := range []corev1.ContainerState{s.State, s.LastTerminationState} {
+		switch {
+		case state.Running != nil:
+			ran = append(ran, state.Running.StartedAt.Time)
+		case state.Terminated != nil:
+			ran = append(ran, state.Terminated.StartedAt.Time)
+		}
+	}
+	if s.RestartCount > 1 || len(ran) > 1 {
 		return false
 	}
 	started := time.Now()
-	switch {
-	case s.State.Running != nil:
-		started = s.State.Running.StartedAt.Time
-	case s.State.Terminated != nil:
-		started = s.State.Terminated.StartedAt.Time
+	if len(ran) == 1 {
+		started = ran[0]
 	}
 	return slices.ContainsFunc(c.kubelets, func(killed time.Time) bool {
 		return killed.After(p.CreationTimestamp.Time) && killed.Before(started.Add(time.Second))

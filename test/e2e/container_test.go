@@ -115,6 +115,7 @@ containers:
   - name: app
     image: AGNHOST
     args: [grpc-health-checking]
+    startupProbe: {grpc: {port: 5000}, periodSeconds: 1, failureThreshold: 60, timeoutSeconds: 20}
     readinessProbe: {grpc: {port: 5000}, periodSeconds: 1, timeoutSeconds: 20}
     livenessProbe: {grpc: {port: 5000}, periodSeconds: 1, timeoutSeconds: 20, failureThreshold: 1}
 `)
