@@ -14,18 +14,24 @@ func (c *Cluster) dropIns() string { return filepath.Join(c.dir, "kubelet.d") }
 // ConfigureKubelet starts the kubelet again with the given fields of its configuration
 // changed, as YAML; with none it has its first configuration back.
 func (c *Cluster) ConfigureKubelet(fields string) error {
-	file := filepath.Join(c.dropIns(), "50-test.conf")
+	if err := c.dropIn("50-test.conf", fields); err != nil {
+		return err
+	}
+	return c.RestartKubelet()
+}
+
+// dropIn writes a file of changes of the kubelet's configuration, or removes it if there
+// are none.
+func (c *Cluster) dropIn(name, fields string) error {
+	file := filepath.Join(c.dropIns(), name)
 	if fields == "" {
 		if err := os.Remove(file); err != nil && !errors.Is(err, fs.ErrNotExist) {
 			return err
 		}
-	} else {
-		text := "apiVersion: kubelet.config.k8s.io/v1beta1\nkind: KubeletConfiguration\n" + fields + "\n"
-		if err := os.WriteFile(file, []byte(text), 0o644); err != nil {
-			return err
-		}
+		return nil
 	}
-	return c.RestartKubelet()
+	text := "apiVersion: kubelet.config.k8s.io/v1beta1\nkind: KubeletConfiguration\n" + fields + "\n"
+	return os.WriteFile(file, []byte(text), 0o644)
 }
 
 // RestartKubelet kills the kubelet and starts another.

@@ -58,11 +58,11 @@ func (c *Cluster) kubeletConfig() (string, error) {
 	if err != nil {
 		return "", err
 	}
-	b.WriteString("\n" + c.options.Kubelet + "\n")
 	file := filepath.Join(c.dir, "kubelet.yaml")
 	return file, errors.Join(
 		os.MkdirAll(Manifests, 0o755),
 		os.MkdirAll(c.dropIns(), 0o755),
+		c.dropIn("40-options.conf", c.options.Kubelet),
 		os.WriteFile(resolvConf, []byte("# no name server\n"), 0o644),
 		os.WriteFile(file, b.Bytes(), 0o644))
 }

@@ -71,14 +71,12 @@ func eachHull(t *testing.T, test func(*env)) {
 	}
 }
 
-// onOneHull runs a test of what does not depend on the hull, beside other tests.
-func onOneHull(t *testing.T, test func(*env)) {
-	t.Parallel()
-	hull := kernel
+// oneHull is where a test runs of what does not depend on the hull.
+func oneHull() string {
 	if only := os.Getenv(hullEnv); only != "" {
-		hull = only
+		return only
 	}
-	t.Run(hull, func(t *testing.T) { test(newEnv(t, hull)) })
+	return kernel
 }
 
 var unsuitable = regexp.MustCompile(`[^a-z0-9]+`)
