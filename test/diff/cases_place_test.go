@@ -43,6 +43,11 @@ func namespaces() []testCase {
 		}},
 		{"namespaces/user", userns},
 		{"namespaces/user-as-user", func(r *request) { userns(r); r.security().RunAsUser = id(1000) }},
+		{"namespaces/user-host-network", func(r *request) {
+			userns(r)
+			set(r, func(o *cri.NamespaceOption) { o.Network = cri.NamespaceMode_NODE })
+			r.pod.Hostname = ""
+		}},
 		{"namespaces/user-with-volume", func(r *request) {
 			userns(r)
 			m := r.podSecurity().NamespaceOptions.UsernsOptions.Uids

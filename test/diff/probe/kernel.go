@@ -7,6 +7,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"time"
 
 	"golang.org/x/sys/unix"
 )
@@ -84,6 +85,7 @@ func links(d document) {
 	}
 	var names []string
 	for _, l := range all {
+		l = settled(l)
 		names = append(names, l.Name)
 		addresses, err := l.Addrs()
 		var list []string
@@ -100,6 +102,21 @@ func links(d document) {
 	d["links"] = strings.Join(names, " ")
 	routes, err := os.ReadFile("/proc/self/net/route")
 	d.set("routes", strings.Join(strings.Fields(string(routes)), " "), err)
+}
+
+// settled waits a little for an interface to be told as running: the kernel notices in the
+// background that it has a carrier.
+func settled(l net.Interface) net.Interface {
+	for range 200 {
+		if l.Flags&net.FlagUp == 0 || l.Flags&net.FlagRunning != 0 {
+			break
+		}
+		time.Sleep(10 * time.Millisecond)
+		if now, err := net.InterfaceByName(l.Name); err == nil {
+			l = *now
+		}
+	}
+	return l
 }
 
 // calls are system calls with arguments that have no effect where they are allowed: what
