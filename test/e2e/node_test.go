@@ -1,6 +1,7 @@
 package e2e
 
 import (
+	"context"
 	"fmt"
 	"io"
 	"os"
@@ -128,8 +129,10 @@ func TestTerminal(t *testing.T) {
 		in, typed := io.Pipe()
 		shown, out := io.Pipe()
 		ended := make(chan error, 1)
+		ctx, cancel := context.WithTimeout(e.t.Context(), patience)
+		defer cancel()
 		go func() {
-			err := x.StreamWithContext(e.t.Context(), remotecommand.StreamOptions{Stdin: in, Stdout: out, Tty: true, TerminalSizeQueue: sizes})
+			err := x.StreamWithContext(ctx, remotecommand.StreamOptions{Stdin: in, Stdout: out, Tty: true, TerminalSizeQueue: sizes})
 			out.CloseWithError(io.EOF)
 			ended <- err
 		}()
