@@ -129,10 +129,7 @@ func refusedInPods() map[string]func(*cri.PodSandboxConfig) {
 			all["namespace_options."+name] = func(p pod) { p.Linux.SecurityContext.NamespaceOptions = option }
 		}
 	}
-	all["userns_options"] = func(p pod) {
-		p.Linux.SecurityContext.NamespaceOptions = &cri.NamespaceOption{Network: cri.NamespaceMode_NODE,
-			UsernsOptions: &cri.UserNamespace{Uids: mapping(1_400_000), Gids: mapping(1_400_000)}}
-	}
+
 	if InVMs() {
 		delete(all, "config.linux.resources.unified")
 		delete(all, "config.linux.overhead.unified")
