@@ -271,10 +271,15 @@ func (r *rootfs) protect() error {
 	if !r.spec.Root.Readonly {
 		return nil
 	}
-	if err := unix.MountSetattr(r.root.fd, "", unix.AT_EMPTY_PATH, &unix.MountAttr{Attr_set: unix.MOUNT_ATTR_RDONLY}); err != nil {
+	if err := readonly(r.root.fd); err != nil {
 		return fmt.Errorf("make root file system read-only: %w", err)
 	}
 	return nil
+}
+
+// readonly makes the mount itself read-only, and not those below.
+func readonly(tree int) error {
+	return unix.MountSetattr(tree, "", unix.AT_EMPTY_PATH, &unix.MountAttr{Attr_set: unix.MOUNT_ATTR_RDONLY})
 }
 
 func (r *rootfs) freeze(path string) error {
@@ -291,7 +296,7 @@ func (r *rootfs) freeze(path string) error {
 		return err
 	}
 	defer unix.Close(tree)
-	if err := unix.MountSetattr(tree, "", unix.AT_EMPTY_PATH, &unix.MountAttr{Attr_set: unix.MOUNT_ATTR_RDONLY}); err != nil {
+	if err := readonly(tree); err != nil {
 		return err
 	}
 	return moveTo(tree, place)
@@ -319,7 +324,7 @@ func (r *rootfs) mask(path string) error {
 	}
 	defer unix.Close(tree)
 	// It is the guest's own, whose mode and owner are not the container's to change.
-	if err := unix.MountSetattr(tree, "", unix.AT_EMPTY_PATH, &unix.MountAttr{Attr_set: unix.MOUNT_ATTR_RDONLY}); err != nil {
+	if err := readonly(tree); err != nil {
 		return err
 	}
 	return moveTo(tree, place)
