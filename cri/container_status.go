@@ -72,7 +72,7 @@ func statusMounts(r *store.Container) []*v1.Mount {
 	}
 	var all []*v1.Mount
 	for _, m := range r.Config.GetMounts() {
-		if ref := r.VolumeRefs[m.GetContainerPath()]; ref != "" {
+		if ref := r.VolumeRefs[m.GetContainerPath()]; ref != "" && m.GetImage() != nil {
 			m = proto.CloneOf(m)
 			m.Image.ImageRef = ref
 		}

@@ -34,6 +34,7 @@ type hull struct {
 	kill   func(ctx context.Context) error
 	ask    func(ctx context.Context) error // signals other than SIGKILL
 	find   func(ctx context.Context) error // Container
+	own    bool                            // pods are machines, which take their containers along
 	calls  []string
 }
 
@@ -61,7 +62,7 @@ func (h *hull) count(call string) int {
 }
 
 func (h *hull) Features() sandbox.Features {
-	return sandbox.Features{UserNamespaces: true, RecursiveReadOnlyMounts: true}
+	return sandbox.Features{UserNamespaces: true, RecursiveReadOnlyMounts: true, OwnKernel: h.own}
 }
 
 func (h *hull) Create(ctx context.Context, c sandbox.Config) (sandbox.Sandbox, error) {
@@ -179,6 +180,11 @@ func (p *fakePod) Stop(context.Context) error {
 	if !p.stopped {
 		p.stopped = true
 		close(p.done)
+	}
+	for _, c := range p.containers {
+		if p.hull.own {
+			c.exit(runtime.Exit{Code: -1, Unknown: true, At: time.Now()})
+		}
 	}
 	return nil
 }

@@ -8,6 +8,7 @@ import (
 	"path/filepath"
 	"sync"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/containerd/errdefs"
@@ -60,6 +61,43 @@ func TestLifeOfAPod(t *testing.T) {
 		"pod CREATED READY 0", "pod STARTED READY 0", "container CREATED READY 1", "container STARTED READY 1",
 		"container STOPPED READY 1", "pod STOPPED NOTREADY 1", "container DELETED NOTREADY 0", "pod DELETED NOTREADY 0",
 	})
+}
+
+// TestGuestThatKeepsItsContainers: nothing inside a machine keeps its pod from being stopped and
+// removed, neither a kill that is refused nor one that is never answered. On the host's kernel
+// a container that may live is no stopped one.
+func TestGuestThatKeepsItsContainers(t *testing.T) {
+	for name, kill := range map[string]func(context.Context) error{
+		"refuses":         func(context.Context) error { return fmt.Errorf("no: %w", errdefs.ErrPermissionDenied) },
+		"does not answer": func(ctx context.Context) error { <-ctx.Done(); return ctx.Err() },
+	} {
+		for _, own := range []bool{true, false} {
+			synctest.Test(t, func(t *testing.T) {
+				m := newMachine(t)
+				m.hull.own, m.hull.kill = own, kill
+				pod := m.runPod(t, "web")
+				id := m.createContainer(t, pod, "c")
+				m.startContainer(t, id)
+				began := time.Now()
+				_, err := m.server.StopPodSandbox(t.Context(), &v1.StopPodSandboxRequest{PodSandboxId: pod})
+				if !own {
+					if err == nil || m.hull.count("stop") != 0 {
+						t.Errorf("%s, on the host's kernel: it is said to be stopped: %v", name, err)
+					}
+					return
+				}
+				if err != nil || time.Since(began) > time.Minute {
+					t.Errorf("%s: after %s: %v", name, time.Since(began), err)
+				}
+				if st := m.status(t, id); st.GetState() != v1.ContainerState_CONTAINER_EXITED || st.GetReason() != "Unknown" {
+					t.Errorf("%s: the container is %v", name, st)
+				}
+				if _, err := m.server.RemovePodSandbox(t.Context(), &v1.RemovePodSandboxRequest{PodSandboxId: pod}); err != nil || len(m.hull.pods) != 0 {
+					t.Errorf("%s: remove: %v", name, err)
+				}
+			})
+		}
+	}
 }
 
 // wantEvents compares what happened to whom, the sandbox's state then, and how many

@@ -269,9 +269,11 @@ func (s *Server) intendContainer(rec *store.Container) []flow.Step {
 	}
 }
 
-// findRestored asks for each container, and for proof that it does not run.
+// findRestored asks for each container, and for proof that it does not run. They are known
+// all or none.
 func (s *Server) findRestored(ctx context.Context, sb sandbox.Sandbox, r *restoring) error {
-	for _, rec := range r.containers {
+	found := make([]runtime.Container, len(r.containers))
+	for i, rec := range r.containers {
 		c, err := sb.Container(ctx, rec.ID)
 		if err != nil {
 			return err
@@ -283,7 +285,10 @@ func (s *Server) findRestored(ctx context.Context, sb sandbox.Sandbox, r *restor
 		if state.Phase != runtime.Created {
 			return fmt.Errorf("container %q is %s when it is restored: %w", rec.Config.GetMetadata().GetName(), state.Phase, errdefs.ErrInternal)
 		}
-		s.live.setContainer(rec.ID, c)
+		found[i] = c
+	}
+	for i, rec := range r.containers {
+		s.live.setContainer(rec.ID, found[i])
 	}
 	return nil
 }

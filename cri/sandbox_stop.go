@@ -3,6 +3,7 @@ package cri
 import (
 	"context"
 	"fmt"
+	"time"
 
 	"github.com/containerd/errdefs"
 	"golang.org/x/sync/errgroup"
@@ -49,7 +50,7 @@ func (s *Server) stopSandbox(ctx context.Context, id string) error {
 		return s.stopUnattached(ctx, rec)
 	}
 	return flow.Run(ctx, "stop pod sandbox",
-		flow.Step{Name: "kill containers", Do: func(ctx context.Context) error { return s.killContainers(ctx, id) }},
+		flow.Step{Name: "kill containers", Do: func(ctx context.Context) error { return s.endContainers(ctx, rec) }},
 		flow.Step{Name: "tell plugins", Do: func(ctx context.Context) error {
 			if s.plugins != nil {
 				s.plugins.StopPod(ctx, s.podShown(rec))
@@ -57,11 +58,58 @@ func (s *Server) stopSandbox(ctx context.Context, id string) error {
 			return nil
 		}},
 		flow.Step{Name: "stop sandbox", Do: sb.Stop},
+		flow.Step{Name: "settle containers", Do: func(ctx context.Context) error { return s.settleStopped(ctx, id) }},
 		flow.Step{Name: "record stop", Do: func(context.Context) error {
 			s.noteStopped(id, true)
 			return nil
 		}})
 }
+
+// guestBudget is how long the guest of a machine may take to end its containers: from then
+// on their exit codes are lost, but nobody inside can keep a pod from being stopped.
+const guestBudget = 30 * time.Second
+
+// endContainers kills the containers of a sandbox, which is the only proof that they are gone
+// on a kernel that goes on. A machine takes its own along, whatever its guest says or does
+// not say.
+func (s *Server) endContainers(ctx context.Context, rec *store.Sandbox) error {
+	d := s.opts.Drivers[rec.Handler]
+	if d == nil || !d.Features().OwnKernel {
+		return s.killContainers(ctx, rec.ID)
+	}
+	bounded, cancel := context.WithTimeout(ctx, guestBudget)
+	defer cancel()
+	if err := s.killContainers(bounded, rec.ID); err != nil {
+		s.log.Warn("the guest does not end its containers, its machine will", "sandbox", rec.ID, "error", err)
+	}
+	return ctx.Err()
+}
+
+// settleStopped sees to it that no container of a stopped sandbox counts as running: the
+// exits that are known by now are recorded, and those that nobody will know.
+func (s *Server) settleStopped(ctx context.Context, id string) error {
+	for _, c := range s.store.ContainersOf(id) {
+		if c.State() != v1.ContainerState_CONTAINER_RUNNING {
+			continue
+		}
+		if lc := s.live.container(c.ID); lc != nil {
+			if gone, err := waitFor(ctx, lc.exited, settleBudget); gone || err != nil {
+				if err != nil {
+					return err
+				}
+				continue
+			}
+		}
+		if err := s.noteLost(c); err != nil {
+			s.log.Warn("exit of container is not on disk", "container", c.ID, "error", err)
+		}
+	}
+	return nil
+}
+
+// settleBudget is how long the exit of a container may take to be recorded after all that
+// ran in its sandbox has ended.
+const settleBudget = 10 * time.Second
 
 // stopUnattached stops a sandbox that no driver attached to: its record cannot be read,
 // or its runtime handler is not configured any more. It may run all the same, so all that

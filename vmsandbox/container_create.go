@@ -149,7 +149,10 @@ func (c *creation) showVolumes(ctx context.Context) error {
 		mounts[i] = shown
 	}
 	c.config.Mounts = mounts
-	return c.pod.keepVolumes()
+	if err := c.pod.keepVolumes(); err != nil {
+		return errors.Join(err, c.removeVolumes(ctx))
+	}
+	return nil
 }
 
 // keepVolumes records what the volumes have become.

@@ -3,7 +3,9 @@ package volume
 import (
 	"encoding/json"
 	"fmt"
+	"path"
 	"slices"
+	"strconv"
 	"strings"
 
 	"github.com/containerd/errdefs"
@@ -56,8 +58,8 @@ func Move(old json.RawMessage, containers []Moved) (json.RawMessage, error) {
 			delete(was.Volumes, key)
 		}
 	}
-	if was.Next < 0 || was.Next > maxNext {
-		return nil, fmt.Errorf("read state of volumes: next name is %d: %w", was.Next, errdefs.ErrDataLoss)
+	if err := was.check(); err != nil {
+		return nil, fmt.Errorf("read state of volumes: %w", err)
 	}
 	is := state{Next: was.Next, Mirror: was.Mirror, Volumes: map[string]*volume{}}
 	keys := map[*volume]string{}
@@ -71,6 +73,29 @@ func Move(old json.RawMessage, containers []Moved) (json.RawMessage, error) {
 		return nil, fmt.Errorf("describe volumes: %w", err)
 	}
 	return out, nil
+}
+
+// check looks whether a Set can have said this: it may come from anywhere, and names become
+// files and mount points of the host.
+func (s *state) check() error {
+	if s.Next < 0 || s.Next > maxNext {
+		return fmt.Errorf("next name is %d: %w", s.Next, errdefs.ErrDataLoss)
+	}
+	names := map[string]bool{}
+	for _, v := range s.Volumes {
+		n, err := strconv.Atoi(v.Name)
+		if err != nil || n < 1 || n > s.Next || v.Name != strconv.Itoa(n) || names[v.Name] {
+			return fmt.Errorf("a volume has the name %.50q: %w", v.Name, errdefs.ErrDataLoss)
+		}
+		names[v.Name] = true
+		if v.Kind == kindShared {
+			return fmt.Errorf("volume %s is shared with a host, which no checkpoint has: %w", v.Name, errdefs.ErrDataLoss)
+		}
+		if !path.IsAbs(v.Path) || path.Clean(v.Path) != v.Path || path.Base(v.Path) != v.Name {
+			return fmt.Errorf("volume %s lies at %.100q: %w", v.Name, v.Path, errdefs.ErrDataLoss)
+		}
+	}
+	return nil
 }
 
 // move moves the volumes of one container, which keys has by what they were.

@@ -2,6 +2,7 @@ package volume
 
 import (
 	"encoding/json"
+	"fmt"
 	"os"
 	"path/filepath"
 	"strings"
@@ -103,6 +104,42 @@ func TestVolumesDoNotMove(t *testing.T) {
 		if _, err := Move(json.RawMessage(bad), nil); !errdefs.IsDataLoss(err) {
 			t.Errorf("%s: %v", bad, err)
 		}
+	}
+}
+
+// TestMovedVolumesAreChecked: what is moved may come from anybody, and a name becomes a file
+// and a mount point of the host.
+func TestMovedVolumesAreChecked(t *testing.T) {
+	p := newPod(t)
+	empty, _ := p.elsewhere("uid-8", "new")
+	host := filepath.Join(p.base, "host")
+	p.mkdir(host, 0o755)
+	one := func(kind, name, path string) string {
+		return fmt.Sprintf(`{"next": 2, "volumes": {"a": {"kind": %q, "name": %q, "path": %q, "targets": ["old /v"], "users": ["old"]}}}`, kind, name, path)
+	}
+	for name, bad := range map[string]string{
+		"shared with the host":    one("shared", "1", "/run/cricket/shared/host/1"),
+		"out of the directory":    one("disk", "../../etc", "/run/cricket/disks/volumes/../../etc"),
+		"no name":                 one("disk", "", "/run/cricket"),
+		"not a number":            one("disk", "x", "/run/cricket/x"),
+		"written oddly":           one("disk", "01", "/run/cricket/01"),
+		"never given":             one("disk", "3", "/run/cricket/3"),
+		"of another path":         one("disk", "1", "/run/cricket/2"),
+		"of a path that goes up":  one("disk", "1", "/run/cricket/../1"),
+		"of a path that is local": one("disk", "1", "volumes/1"),
+		"twice": `{"next": 2, "volumes": {"a": {"kind": "disk", "name": "1", "path": "/d/1", "targets": ["old /v"], "users": ["old"]},
+			"b": {"kind": "disk", "name": "1", "path": "/d/1", "targets": ["old /w"], "users": ["old"]}}}`,
+	} {
+		source := empty
+		if strings.Contains(bad, "shared") {
+			source = host
+		}
+		if _, err := Move(json.RawMessage(bad), []Moved{{From: "old", ID: "new", Mounts: []runtime.Mount{{Source: source, Destination: "/v"}}}}); !errdefs.IsDataLoss(err) {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+	if _, err := Move(json.RawMessage(one("disk", "1", "/d/volumes/1")), []Moved{{From: "old", ID: "new", Mounts: []runtime.Mount{{Source: empty, Destination: "/v"}}}}); err != nil {
+		t.Errorf("a good one: %v", err)
 	}
 }
 
