@@ -34,7 +34,7 @@ type hull struct {
 	kill   func(ctx context.Context) error
 	ask    func(ctx context.Context) error // signals other than SIGKILL
 	find   func(ctx context.Context) error // Container
-	own    bool                            // pods are machines, which take their containers along
+	own    bool                            // pods are machines
 	calls  []string
 }
 
@@ -181,9 +181,9 @@ func (p *fakePod) Stop(context.Context) error {
 		p.stopped = true
 		close(p.done)
 	}
-	for _, c := range p.containers {
-		if p.hull.own {
-			c.exit(runtime.Exit{Code: -1, Unknown: true, At: time.Now()})
+	if p.hull.own { // they go with the machine
+		for _, c := range p.containers {
+			c.exit(runtime.Exit{Code: -1, Unknown: true})
 		}
 	}
 	return nil
@@ -270,8 +270,7 @@ func (c *fakeContainer) Remove(context.Context) error {
 	return nil
 }
 
-// noLayers has images without users.
-type noLayers struct{}
+type noLayers struct{} // images without users
 
 func (noLayers) ReadFiles(context.Context, []digest.Digest, ...string) (map[string][]byte, error) {
 	return nil, nil

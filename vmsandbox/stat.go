@@ -8,7 +8,6 @@ import (
 	"os"
 	"slices"
 	"strconv"
-	"sync"
 	"time"
 
 	"github.com/containerd/errdefs"
@@ -20,46 +19,6 @@ import (
 	"github.com/cricket-cri/cricket/vmsandbox/network"
 )
 
-// figuresAge is how long a guest's figures serve: one answer has those of all containers,
-// which are asked for one by one.
-const figuresAge = 300 * time.Millisecond
-
-type figures struct {
-	stat      answer[agent.Stat]
-	processes answer[map[string]runtime.ProcessStat]
-}
-
-// answer is what a guest has said last.
-type answer[T any] struct {
-	mu   sync.Mutex
-	at   time.Time
-	last T
-}
-
-// fresh is the last answer, or a new one.
-func (a *answer[T]) fresh(ctx context.Context, p *pod, ask func(agent.Guest, context.Context) (T, error)) (T, error) {
-	a.mu.Lock()
-	defer a.mu.Unlock()
-	if time.Since(a.at) < figuresAge {
-		return a.last, nil
-	}
-	err := p.guest(ctx, callBudget, func(ctx context.Context) (err error) {
-		a.last, err = ask(p.machine.Guest, ctx)
-		return err
-	})
-	if err != nil {
-		var none T
-		return none, fmt.Errorf("measure guest: %w", err)
-	}
-	a.at = time.Now()
-	return a.last, nil
-}
-
-// guestStat asks the guest for the figures of all its containers.
-func (p *pod) guestStat(ctx context.Context) (agent.Stat, error) {
-	return p.figures.stat.fresh(ctx, p, agent.Guest.Stat)
-}
-
 // Stat fills s with what the pod costs the host, the hypervisor and the guest's kernel
 // included; what only the guest knows is the guest's.
 func (p *pod) Stat(ctx context.Context, s *sandbox.Stat) error {
@@ -67,9 +26,8 @@ func (p *pod) Stat(ctx context.Context, s *sandbox.Stat) error {
 		return fmt.Errorf("measure sandbox: %w", errdefs.ErrNotFound)
 	}
 	*s = sandbox.Stat{}
-	guest, err := p.guestStat(ctx)
-	if err == nil {
-		s.Stat = guest.Pod
+	if guest, err := p.guestStat(ctx); err == nil {
+		s.Stat = guest.value.Pod
 	}
 	s.At = time.Now()
 	var host runtime.Stat
@@ -106,26 +64,26 @@ func ownMemory(pid int) (bytesOwn uint64, ok bool) {
 
 // Stat fills s with the container's figures in the guest.
 func (c *container) Stat(ctx context.Context, s *runtime.Stat) error {
-	all, err := c.pod.guestStat(ctx)
+	guest, err := c.pod.guestStat(ctx)
 	if err != nil {
 		return err
 	}
-	own, ok := all.Containers[c.name()]
+	own, ok := guest.value.Containers[c.name()]
 	if !ok {
 		return fmt.Errorf("measure container: %w", errdefs.ErrNotFound)
 	}
 	*s = own
-	s.At = time.Now() // the guest's clock is another
+	s.At = guest.at // the guest's clock is another
 	return nil
 }
 
 // Processes counts what the container's processes have open in the guest.
 func (c *container) Processes(ctx context.Context) (runtime.ProcessStat, error) {
-	all, err := c.pod.figures.processes.fresh(ctx, c.pod, agent.Guest.Processes)
+	guest, err := c.pod.figures.processes.fresh(ctx, c.pod, agent.Guest.Processes)
 	if err != nil {
 		return runtime.ProcessStat{}, err
 	}
-	own, ok := all[c.name()]
+	own, ok := guest.value[c.name()]
 	if !ok {
 		return runtime.ProcessStat{}, fmt.Errorf("count processes of container: %w", errdefs.ErrNotFound)
 	}
@@ -136,7 +94,7 @@ func (c *container) Processes(ctx context.Context) (runtime.ProcessStat, error) 
 // are told equal parts.
 func (c *container) DiskUsage(ctx context.Context) (runtime.DiskUsage, error) {
 	slot := c.record().Slot
-	all, err := c.pod.guestStat(ctx)
+	guest, err := c.pod.guestStat(ctx)
 	if err != nil {
 		return runtime.DiskUsage{}, err
 	}
@@ -144,10 +102,10 @@ func (c *container) DiskUsage(ctx context.Context) (runtime.DiskUsage, error) {
 	if err != nil {
 		return runtime.DiskUsage{}, err
 	}
-	usage := all.Disks[slot]
+	usage := guest.value.Disks[slot]
 	if n := uint64(len(users[slot])); n > 1 {
 		usage.Bytes, usage.Inodes = usage.Bytes/n, usage.Inodes/n
 	}
-	usage.At = time.Now()
+	usage.At = guest.at
 	return usage, nil
 }

@@ -9,8 +9,11 @@ package stat
 
 import (
 	"context"
+	"fmt"
 	"sync"
 	"time"
+
+	"github.com/containerd/errdefs"
 
 	"github.com/cricket-cri/cricket/runtime"
 	"github.com/cricket-cri/cricket/sandbox"
@@ -20,9 +23,17 @@ const (
 	// parallel is how many figures are read at once: reading them is mostly system
 	// calls, and the node has better to do.
 	parallel = 4
+	// slow is how long a reading counts as one of them. One that takes longer does not use
+	// the processor: it waits, as for a guest that is silent, and others need not.
+	slow = 50 * time.Millisecond
+	// deadline is how long the figures of one target may take: lists answer without those
+	// that are not there by then.
+	deadline = 4 * time.Second
 	// shortest is the time over which a rate of CPU usage still means something.
 	shortest = 50 * time.Millisecond
 )
+
+var errLate = fmt.Errorf("no figures within %s: %w", deadline, errdefs.ErrUnavailable)
 
 // Options of a Sampler.
 type Options struct {
@@ -38,7 +49,7 @@ type Target struct {
 	ID string
 	// Since is when its CPU time was zero, the base of the first rate.
 	Since time.Time
-	// Read fills the figures in. Containers leave Network empty.
+	// Read fills the figures in, or fails when ctx ends. Containers leave Network empty.
 	Read func(ctx context.Context, s *sandbox.Stat) error
 }
 
@@ -95,8 +106,11 @@ func New(o Options) *Sampler {
 }
 
 // Get answers the figures of t, at most Options.MaxAge old. Errors are those of
-// t.Read, or ctx's.
+// t.Read, or ctx's. Figures that are late are errdefs.ErrUnavailable: what was read
+// before is not told instead.
 func (s *Sampler) Get(ctx context.Context, t Target) (Sample, error) {
+	ctx, cancel := context.WithTimeoutCause(ctx, deadline, errLate)
+	defer cancel()
 	e := s.entry(t.ID)
 	select {
 	case e.turn <- struct{}{}:
@@ -114,29 +128,44 @@ func (s *Sampler) Get(ctx context.Context, t Target) (Sample, error) {
 	if fresh.At.IsZero() {
 		fresh.At = s.now()
 	}
+	if fresh.At.Equal(e.sample.At) { // the same reading again: it has no rate to itself
+		return e.sample, nil
+	}
 	fresh.NanoCores = rate(e.sample, fresh, t.Since)
 	e.sample = fresh
 	return fresh, nil
 }
 
-// All answers the figures of every target, in order.
+// All answers the figures of every target, in order. It takes hardly longer for many that
+// are silent than for one, and the figures of the others are not older for it.
 func (s *Sampler) All(ctx context.Context, targets []Target) []Result {
 	results := make([]Result, len(targets))
-	next := make(chan int)
+	began := s.now()
+	s.renew(ctx, targets, results)
+	if s.now().Sub(began) >= s.opts.MaxAge { // what was read first has aged meanwhile
+		s.renew(ctx, targets, results)
+	}
+	return results
+}
+
+// renew reads what is older than Options.MaxAge, except what has failed.
+func (s *Sampler) renew(ctx context.Context, targets []Target, results []Result) {
+	turns := make(chan struct{}, parallel)
 	var wg sync.WaitGroup
-	for range min(parallel, len(targets)) {
+	for i, t := range targets {
+		r := &results[i]
+		if r.Err != nil || s.now().Sub(r.At) < s.opts.MaxAge {
+			continue
+		}
+		turns <- struct{}{}
 		wg.Go(func() {
-			for i := range next {
-				results[i].Sample, results[i].Err = s.Get(ctx, targets[i])
-			}
+			next := sync.OnceFunc(func() { <-turns })
+			defer next()
+			defer time.AfterFunc(slow, next).Stop()
+			r.Sample, r.Err = s.Get(ctx, t)
 		})
 	}
-	for i := range targets {
-		next <- i
-	}
-	close(next)
 	wg.Wait()
-	return results
 }
 
 func (s *Sampler) entry(id string) *entry {

@@ -7,7 +7,10 @@ import (
 	"sync"
 	"sync/atomic"
 	"testing"
+	"testing/synctest"
 	"time"
+
+	"github.com/containerd/errdefs"
 
 	"github.com/cricket-cri/cricket/runtime"
 	"github.com/cricket-cri/cricket/sandbox"
@@ -115,6 +118,75 @@ func TestWaitingEndsWithTheContext(t *testing.T) {
 	}
 	close(block)
 	<-done
+}
+
+// silent is a target that answers once, and then takes 10 s.
+func silent(id string) Target {
+	var reads atomic.Int32
+	return Target{ID: id, Read: func(ctx context.Context, _ *sandbox.Stat) error {
+		if reads.Add(1) == 1 {
+			return nil
+		}
+		select {
+		case <-time.After(10 * time.Second):
+			return nil
+		case <-ctx.Done():
+			return context.Cause(ctx)
+		}
+	}}
+}
+
+// TestSilentTargets: lists answer in time, without what is silent and with figures of the
+// others that are as new as they say.
+func TestSilentTargets(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := New(Options{})
+		var c counter
+		targets := []Target{c.target("first", time.Time{})}
+		for i := range 20 {
+			targets = append(targets, silent(fmt.Sprint(i)))
+		}
+		targets = append(targets, c.target("last", time.Time{}))
+		for _, r := range s.All(t.Context(), targets) {
+			if r.Err != nil {
+				t.Fatal(r.Err)
+			}
+		}
+		time.Sleep(time.Minute)
+		began := time.Now()
+		results := s.All(t.Context(), targets)
+		if took := time.Since(began); took > deadline+time.Second {
+			t.Errorf("took %s", took)
+		}
+		for i, r := range results {
+			switch target := targets[i].ID; {
+			case target == "first" || target == "last":
+				if age := time.Since(r.At); r.Err != nil || age > s.opts.MaxAge {
+					t.Errorf("%s: figures of %s ago, %v", target, age, r.Err)
+				}
+			case !errdefs.IsUnavailable(r.Err) || !r.At.IsZero():
+				t.Errorf("%s is silent: figures of %s, %v", target, r.At, r.Err)
+			}
+		}
+	})
+}
+
+// TestRepeatedReading: a reading that is told twice keeps its time and its rate.
+func TestRepeatedReading(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := New(Options{})
+		at, cpu := time.Now(), uint64(1e9)
+		guest := Target{ID: "a", Since: at.Add(-time.Second), Read: func(_ context.Context, s *sandbox.Stat) error {
+			s.At, s.CPUNanos = at, &cpu
+			return nil
+		}}
+		for range 2 {
+			if got, err := s.Get(t.Context(), guest); err != nil || !got.At.Equal(at) || got.NanoCores == nil || *got.NanoCores != 1e9 {
+				t.Errorf("%+v, %v", got, err)
+			}
+			time.Sleep(2 * time.Second)
+		}
+	})
 }
 
 // layer is a writable layer that takes a while to measure.

@@ -17,13 +17,17 @@ import (
 const (
 	maxFile  = 1 << 20
 	maxLinks = 40
+	// maxSteps is how many names are looked up for one file. Links can ask for a hundred
+	// thousand, and each is looked for in every layer.
+	maxSteps = 4096
 	opaque   = "trusted.overlay.opaque"
 )
 
 // ReadFiles returns the contents of regular files as a container of the image sees
 // them: upper layers hide lower ones, symbolic links are resolved inside the image. The
 // map's keys are names as given; those that are missing, or no regular files, are not
-// in it. A file of more than 1 MiB is errdefs.ErrResourceExhausted.
+// in it. A file of more than 1 MiB, or that is found only after too many steps, is
+// errdefs.ErrResourceExhausted.
 //
 // The layers are merged here, by overlayfs' rules: for a file or two that takes
 // microseconds, whereas a mount would take milliseconds, and a kernel that can mount
@@ -34,18 +38,17 @@ func (s *Store) ReadFiles(ctx context.Context, chain []digest.Digest, names ...s
 		return nil, err
 	}
 	v := &view{}
-	defer v.close()
+	defer func() { closeAll(v.root) }()
 	for i := len(dirs) - 1; i >= 0; i-- {
 		fd, err := unix.Open(dirs[i], dirFlags, 0)
 		if err != nil {
 			return nil, fmt.Errorf("open layer: %w", err)
 		}
-		v.opened = append(v.opened, fd)
+		v.root = append(v.root, fd)
 	}
-	root := v.opened[:len(v.opened):len(v.opened)]
 	files := map[string][]byte{}
 	for _, name := range names {
-		content, err := v.read(root, name)
+		content, err := v.read(name)
 		if errors.Is(err, errdefs.ErrNotFound) {
 			continue
 		}
@@ -59,19 +62,64 @@ func (s *Store) ReadFiles(ctx context.Context, chain []digest.Digest, names ...s
 
 const dirFlags = unix.O_RDONLY | unix.O_DIRECTORY | unix.O_NOFOLLOW | unix.O_CLOEXEC
 
-// view is the merged tree of some layers. A merged directory is the list of the
-// directories it consists of, the uppermost first.
-type view struct{ opened []int }
+// view is the merged tree of some layers, and a place in it. A merged directory is the
+// list of the directories it consists of, the uppermost first. Besides the root no other
+// is open than the place: links can lead through thousands.
+type view struct {
+	root, at []int    // at is nil while the place is not open
+	path     []string // of the place, without links
+	steps    int
+}
 
-func (v *view) close() {
-	for _, fd := range v.opened {
-		unix.Close(fd)
+// move makes another directory the place.
+func (v *view) move(path []string, at []int) {
+	if len(v.path) > 0 { // else the root is open there
+		closeAll(v.at)
 	}
+	v.path, v.at = path, at
+}
+
+// up moves to the parent directory. That is opened when something is looked up there:
+// whoever goes up twice does not need it.
+func (v *view) up() {
+	v.move(v.path[:max(0, len(v.path)-1)], nil)
+}
+
+// open opens the place.
+func (v *view) open() error {
+	if v.at != nil {
+		return nil
+	}
+	names := v.path
+	v.move(nil, v.root)
+	for _, name := range names {
+		if _, _, err := v.step(name); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// step looks up name in the place and returns its type. A directory becomes the place;
+// anything else is in dir.
+func (v *view) step(name string) (dir int, mode uint32, err error) {
+	if v.steps++; v.steps > maxSteps {
+		return 0, 0, fmt.Errorf("path of more than %d steps: %w", maxSteps, errdefs.ErrResourceExhausted)
+	}
+	at, mode, err := lookup(v.at, name)
+	if err != nil {
+		return 0, 0, err
+	}
+	if mode == unix.S_IFDIR {
+		v.move(append(v.path, name), at)
+	}
+	return at[0], mode, nil
 }
 
 // read resolves name as a process with this root would.
-func (v *view) read(root []int, name string) ([]byte, error) {
-	stack := [][]int{root}
+func (v *view) read(name string) ([]byte, error) {
+	v.steps = 0
+	defer v.move(nil, nil)
 	rest := strings.Split(name, "/")
 	for links := 0; len(rest) > 0; {
 		part := rest[0]
@@ -80,30 +128,32 @@ func (v *view) read(root []int, name string) ([]byte, error) {
 		case "", ".":
 			continue
 		case "..":
-			stack = stack[:max(1, len(stack)-1)]
+			v.up()
 			continue
 		}
-		at, mode, err := v.lookup(stack[len(stack)-1], part)
+		if err := v.open(); err != nil {
+			return nil, err
+		}
+		dir, mode, err := v.step(part)
 		if err != nil {
 			return nil, err
 		}
 		switch {
-		case mode == unix.S_IFDIR:
-			stack = append(stack, at)
+		case mode == unix.S_IFDIR: // it is the place now
 		case mode == unix.S_IFLNK:
 			if links++; links > maxLinks {
 				return nil, errdefs.ErrNotFound
 			}
-			target, err := readlink(at[0], part)
+			target, err := readlink(dir, part)
 			if err != nil {
 				return nil, err
 			}
 			if path.IsAbs(target) {
-				stack = stack[:1]
+				v.move(nil, nil)
 			}
 			rest = append(strings.Split(target, "/"), rest...)
 		case mode == unix.S_IFREG && len(rest) == 0:
-			return readFile(at[0], part)
+			return readFile(dir, part)
 		default:
 			return nil, errdefs.ErrNotFound
 		}
@@ -112,8 +162,14 @@ func (v *view) read(root []int, name string) ([]byte, error) {
 }
 
 // lookup finds name in a merged directory. It returns the type and, for a directory,
-// what that is merged of; else the one directory that holds the name.
-func (v *view) lookup(dir []int, name string) (at []int, mode uint32, err error) {
+// what that is merged of, opened; else the one directory that holds the name.
+func lookup(dir []int, name string) (at []int, mode uint32, err error) {
+	defer func() {
+		if err != nil {
+			closeAll(at)
+			at = nil
+		}
+	}()
 	for _, fd := range dir {
 		var st unix.Stat_t
 		err := unix.Fstatat(fd, name, &st, unix.AT_SYMLINK_NOFOLLOW)
@@ -121,7 +177,7 @@ func (v *view) lookup(dir []int, name string) (at []int, mode uint32, err error)
 			continue
 		}
 		if err != nil {
-			return nil, 0, fmt.Errorf("look up: %w", err)
+			return at, 0, fmt.Errorf("look up: %w", err)
 		}
 		mode := st.Mode & unix.S_IFMT
 		if mode != unix.S_IFDIR {
@@ -133,9 +189,8 @@ func (v *view) lookup(dir []int, name string) (at []int, mode uint32, err error)
 		}
 		sub, err := unix.Openat(fd, name, dirFlags, 0)
 		if err != nil {
-			return nil, 0, fmt.Errorf("open directory: %w", err)
+			return at, 0, fmt.Errorf("open directory: %w", err)
 		}
-		v.opened = append(v.opened, sub)
 		at = append(at, sub)
 		var mark [1]byte
 		if n, err := unix.Fgetxattr(sub, opaque, mark[:]); err == nil && n == 1 && mark[0] == 'y' {
@@ -146,6 +201,12 @@ func (v *view) lookup(dir []int, name string) (at []int, mode uint32, err error)
 		return nil, 0, errdefs.ErrNotFound
 	}
 	return at, unix.S_IFDIR, nil
+}
+
+func closeAll(fds []int) {
+	for _, fd := range fds {
+		unix.Close(fd)
+	}
 }
 
 func readlink(dir int, name string) (string, error) {

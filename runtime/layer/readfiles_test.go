@@ -6,6 +6,8 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
+	"strconv"
 	"strings"
 	"testing"
 
@@ -129,4 +131,83 @@ func TestReadFilesIsBounded(t *testing.T) {
 	if got, err := s.ReadFiles(t.Context(), nil, "/etc/passwd"); err != nil || len(got) != 0 {
 		t.Errorf("no layers: %v, %v", got, err)
 	}
+}
+
+// wandering is an image whose links lead far through its tree; some to a file.
+func wandering(t *testing.T, s *Store) (chain []digest.Digest, found, endless []string) {
+	back, deep := strings.Repeat("a/../", 800), strings.Repeat("d/", 1000)
+	low := []string{
+		"file", "low", "a/x", "low", deep + "x", "low",
+		"back@", back + "file", "deep@", deep + "x", "up@", strings.Repeat("d/", 600) + strings.Repeat("../", 599) + "x",
+		"updown@", strings.Repeat("d/", 40) + strings.Repeat("../../d/d/", 40) + strings.Repeat("../", 39) + "x",
+	}
+	links := []string{"first@", back + "l1"}
+	for i := range 38 {
+		links = append(links, fmt.Sprintf("l%d@", i+1), fmt.Sprintf("%sl%d", back, i+2))
+	}
+	links = append(links, "l39@", back+"file")
+	return []digest.Digest{
+		ingest(t, s, append(low, links...)...), ingest(t, s, "a/y", "mid", deep+"y", "mid"), ingest(t, s, "a/z", "top", "d/x", "top"),
+	}, []string{"back", "deep", "up", "updown"}, []string{"first", "l20"}
+}
+
+// TestReadFilesOpensFew: an image cannot take the daemon's descriptors, which all requests
+// share, nor much of its time.
+func TestReadFilesOpensFew(t *testing.T) {
+	s := open(t, Options{})
+	chain, found, endless := wandering(t, s)
+	m := overlay(t, s, chain)
+	before := limitDescriptors(t, 32)
+	got, err := s.ReadFiles(t.Context(), chain, found...)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, name := range found {
+		want, there := readInRoot(t, m, name)
+		content, ok := got[name]
+		if ok != there || !bytes.Equal(content, want) {
+			t.Errorf("%s: %q (%v), overlayfs has %q (%v)", name, content, ok, want, there)
+		}
+	}
+	for _, name := range endless {
+		if _, err := s.ReadFiles(t.Context(), chain, name); !errors.Is(err, errdefs.ErrResourceExhausted) {
+			t.Errorf("%s: error is %v", name, err)
+		}
+	}
+	if after := descriptors(t); len(after) != before {
+		t.Errorf("%d descriptors are open, %d before: %v", len(after), before, after)
+	}
+}
+
+// limitDescriptors lets the process open so many more, and returns how many there are.
+func limitDescriptors(t *testing.T, more uint64) int {
+	t.Helper()
+	var limit unix.Rlimit
+	if err := unix.Getrlimit(unix.RLIMIT_NOFILE, &limit); err != nil {
+		t.Fatal(err)
+	}
+	before := descriptors(t)
+	lower := unix.Rlimit{Cur: uint64(slices.Max(before)) + 1 + more, Max: limit.Max}
+	if err := unix.Setrlimit(unix.RLIMIT_NOFILE, &lower); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { unix.Setrlimit(unix.RLIMIT_NOFILE, &limit) })
+	return len(before)
+}
+
+// descriptors are those that the process has open.
+func descriptors(t *testing.T) (open []int) {
+	t.Helper()
+	entries, err := os.ReadDir("/proc/self/fd")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, e := range entries {
+		n, err := strconv.Atoi(e.Name())
+		if err != nil {
+			t.Fatal(err)
+		}
+		open = append(open, n)
+	}
+	return open
 }
