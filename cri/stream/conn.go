@@ -65,3 +65,21 @@ func connContext(ctx context.Context, c net.Conn) context.Context {
 	w.mu.Unlock()
 	return ctx
 }
+
+// sessionAddr is the address of a client with the context of its session. Of its own the
+// library tells nobody who forwards a port that its connection has closed, but its streams
+// have the address of the connection that they belong to.
+type sessionAddr struct {
+	net.Addr
+	session context.Context
+}
+
+// sessionOf returns the context of a stream's session, or ctx for a stream that has none.
+func sessionOf(ctx context.Context, stream any) context.Context {
+	if s, ok := stream.(interface{ RemoteAddr() net.Addr }); ok {
+		if a, ok := s.RemoteAddr().(sessionAddr); ok {
+			return a.session
+		}
+	}
+	return ctx
+}

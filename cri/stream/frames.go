@@ -2,6 +2,7 @@ package stream
 
 import (
 	"bufio"
+	"context"
 	"encoding/binary"
 	"net"
 	"net/http"
@@ -16,14 +17,17 @@ import (
 func wholeFrames(h http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		if strings.HasPrefix(strings.ToUpper(r.Header.Get("Upgrade")), "SPDY/") {
-			w = framingWriter{w}
+			w = framingWriter{w, r.Context()}
 		}
 		h.ServeHTTP(w, r)
 	})
 }
 
 // framingWriter is a response whose connection, once it is taken over, sends whole frames.
-type framingWriter struct{ http.ResponseWriter }
+type framingWriter struct {
+	http.ResponseWriter
+	session context.Context
+}
 
 // Hijack implements http.Hijacker.
 func (w framingWriter) Hijack() (net.Conn, *bufio.ReadWriter, error) {
@@ -31,7 +35,7 @@ func (w framingWriter) Hijack() (net.Conn, *bufio.ReadWriter, error) {
 	if err != nil {
 		return nil, nil, err
 	}
-	return &frameConn{Conn: conn}, rw, nil
+	return &frameConn{Conn: conn, session: w.session}, rw, nil
 }
 
 // Unwrap is for http.ResponseController.
@@ -44,8 +48,12 @@ const frameHead = 8
 // frameConn is a connection to which only SPDY frames are written, one at a time.
 type frameConn struct {
 	net.Conn
-	held []byte // the beginning of a frame
+	held    []byte          // the beginning of a frame
+	session context.Context // ends with the connection, and with the library's handler
 }
+
+// RemoteAddr implements net.Conn; sessionOf reads it.
+func (c *frameConn) RemoteAddr() net.Addr { return sessionAddr{c.Conn.RemoteAddr(), c.session} }
 
 // Write holds b back until it ends a frame, whose error it answers then.
 func (c *frameConn) Write(b []byte) (int, error) {

@@ -241,7 +241,7 @@ func (c *Client) stream(ctx context.Context, op, id string, body any, s runtime.
 		defer close(done)
 		go sendSizes(conn, &writing, s.Resize, done)
 	}
-	err = receive(conn, s, reply)
+	err = receive(conn, replyLimit(op), s, reply)
 	if ctx.Err() != nil && err != nil {
 		return ctx.Err()
 	}
@@ -306,14 +306,22 @@ func sendSizes(conn net.Conn, writing *sync.Mutex, sizes <-chan runtime.Size, do
 	}
 }
 
-// receive takes output frames until the response comes.
-func receive(conn net.Conn, s runtime.Streams, reply any) error {
+// replyLimit is how long the response to a call may be. Only a list grows with what there is.
+func replyLimit(op string) uint32 {
+	if op == "list" {
+		return maxHeader
+	}
+	return maxReply
+}
+
+// receive takes output frames until the response comes, of at most limit bytes.
+func receive(conn net.Conn, limit uint32, s runtime.Streams, reply any) error {
 	var buf []byte
 	if s.Stdout != nil || s.Stderr != nil {
 		buf = make([]byte, maxData)
 	}
 	for {
-		kind, payload, err := readFrame(conn, buf)
+		kind, payload, err := readFrameWithin(conn, buf, limit)
 		if err != nil {
 			return cut(err)
 		}

@@ -34,7 +34,7 @@ func (c *Client) Checkpoint(ctx context.Context, id string, r CheckpointRequest,
 		conn.SetDeadline(time.Now().Add(settleTime))
 	})
 	defer stop()
-	kind, payload, err := readFrame(conn, nil)
+	kind, payload, err := readFrameWithin(conn, nil, maxReply)
 	if err != nil {
 		return cut(err)
 	}
@@ -48,7 +48,7 @@ func (c *Client) Checkpoint(ctx context.Context, id string, r CheckpointRequest,
 	if err := writeFrame(conn, frameEOF, nil); err != nil {
 		return errors.Join(failed, cut(err))
 	}
-	if _, payload, err = readFrame(conn, nil); err != nil {
+	if _, payload, err = readFrameWithin(conn, nil, maxReply); err != nil {
 		return errors.Join(failed, cut(err))
 	}
 	return errors.Join(failed, decodeReply(payload, nil))

@@ -7,6 +7,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"sync"
 	"syscall"
 	"time"
 
@@ -24,6 +25,8 @@ type held struct {
 	ended <-chan status // nil if an earlier monitor fathered it
 	// settled is closed when the process serves or its start has failed.
 	settled chan struct{}
+	// releasing is held while the process is ended: its end is told once.
+	releasing sync.Mutex
 }
 
 func (h *held) complete() bool {
@@ -206,10 +209,12 @@ func (s *Server) release(id string) error {
 		return nil
 	}
 	<-h.settled
+	h.releasing.Lock()
+	defer h.releasing.Unlock()
 	s.mu.Lock()
-	_, ok = s.holds[id]
+	left := s.holds[id] == h
 	s.mu.Unlock()
-	if !ok {
+	if !left { // its start failed, or another call has released it
 		return nil
 	}
 	if err := h.end(); err != nil {

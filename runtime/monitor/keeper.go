@@ -223,7 +223,7 @@ func (k *Keeper) give(ctx context.Context, id string) error {
 }
 
 func readReply(r io.Reader, reply any) error {
-	kind, payload, err := readFrame(r, nil)
+	kind, payload, err := readFrameWithin(r, nil, maxReply)
 	if err != nil || kind != frameHeader {
 		return fmt.Errorf("read response: %w", errors.Join(errdefs.ErrUnavailable, err))
 	}

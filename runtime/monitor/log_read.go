@@ -18,9 +18,6 @@ type LogRequest struct {
 	Offset int64  `json:"offset,omitempty"`
 }
 
-// maxLogReply bounds the response of a call to a monitor that is not trusted.
-const maxLogReply = 64 << 10
-
 // Log reads the log of a container as it grows, until the container has exited and w
 // has had everything. w gets whole lines, at most 128 KiB at a time, and the offset of
 // the first byte; a line that is longer comes in pieces. When w has returned, these
@@ -77,7 +74,7 @@ func (l *logReader) run() error {
 
 // end reads the response.
 func (l *logReader) end(n uint32) error {
-	if n > maxLogReply {
+	if n > maxReply {
 		return fmt.Errorf("read log: response of %d bytes: %w", n, errdefs.ErrUnavailable)
 	}
 	payload := make([]byte, n)

@@ -204,7 +204,12 @@ type holdReply struct {
 	Pid int `json:"pid"`
 }
 
-// remoteError is an error that happened in the monitor.
+// maxError is how long the text of an error may be: what an OCI runtime says names several
+// paths, and the cause comes last.
+const maxError = 4 << 10
+
+// remoteError is an error that happened in the monitor, in its words as far as they are fit
+// for logs and messages: it may be a guest's.
 type remoteError struct {
 	kind error
 	text string
@@ -217,5 +222,5 @@ func (r *response) err() error {
 	if r.Kind == "" && r.Error == "" {
 		return nil
 	}
-	return &remoteError{kind: wirekind.Named(r.Kind), text: r.Error}
+	return &remoteError{kind: wirekind.Named(r.Kind), text: wirekind.Clean(r.Error, maxError)}
 }

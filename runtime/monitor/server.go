@@ -210,7 +210,8 @@ func respond(conn net.Conn, body any, err error) {
 		r.Body, err = json.Marshal(body)
 	}
 	if err != nil {
-		r.Kind, r.Error = wirekind.Of(err), err.Error()
+		text := err.Error()
+		r.Kind, r.Error = wirekind.Of(err), text[:min(len(text), maxError)]
 	}
 	conn.SetWriteDeadline(time.Now().Add(headerTime))
 	_ = writeJSON(conn, frameHeader, r) // the client is gone: nobody to tell

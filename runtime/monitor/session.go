@@ -2,10 +2,15 @@ package monitor
 
 import (
 	"encoding/json"
+	"errors"
 	"io"
 	"net"
 	"os"
 	"sync"
+	"syscall"
+	"time"
+
+	"golang.org/x/sys/unix"
 
 	"github.com/cricket-cri/cricket/runtime"
 )
@@ -54,7 +59,12 @@ func (s *session) input(stdin *os.File, resize func(runtime.Size), ended func(go
 			if stdin == nil {
 				continue
 			}
-			if _, err := stdin.Write(payload); err != nil {
+			gone, err := s.feed(stdin, payload)
+			if gone {
+				once.Do(func() { ended(true) })
+				return
+			}
+			if err != nil {
 				stdin = nil // the process does not read any more: swallow the rest
 			}
 		case frameEOF:
@@ -67,6 +77,47 @@ func (s *session) input(stdin *os.File, resize func(runtime.Size), ended func(go
 			}
 		}
 	}
+}
+
+// inputPatience is how long input may wait for a process before its client is looked for.
+const inputPatience = time.Second
+
+// feed writes input for as long as the process takes, or until the client is gone: while
+// this waits nobody reads its connection.
+func (s *session) feed(stdin *os.File, b []byte) (gone bool, err error) {
+	for {
+		_ = stdin.SetWriteDeadline(time.Now().Add(inputPatience)) // a closed file says so in Write
+		n, err := stdin.Write(b)
+		if !errors.Is(err, os.ErrDeadlineExceeded) {
+			return false, err
+		}
+		if hungUp(s.conn) {
+			return true, nil
+		}
+		b = b[n:]
+	}
+}
+
+// hungUp tells whether the other side has closed a connection, without reading it.
+func hungUp(conn net.Conn) bool {
+	if c, ok := conn.(interface{ HungUp() bool }); ok { // of runtime/mux
+		return c.HungUp()
+	}
+	c, ok := conn.(syscall.Conn)
+	if !ok {
+		return false
+	}
+	raw, err := c.SyscallConn()
+	if err != nil {
+		return true
+	}
+	gone := false
+	err = raw.Control(func(fd uintptr) {
+		p := []unix.PollFd{{Fd: int32(fd), Events: unix.POLLRDHUP}}
+		n, err := unix.Poll(p, 0)
+		gone = err == nil && n > 0
+	})
+	return gone || err != nil
 }
 
 // sendInput is the client's side: it copies in to the connection.

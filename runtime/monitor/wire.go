@@ -26,6 +26,8 @@ const (
 // Limits of a frame's payload in bytes.
 const (
 	maxHeader = 4 << 20 // a process with a large environment fits
+	// maxReply is for responses, which may come from a guest.
+	maxReply  = 64 << 10
 	maxData   = 64 << 10
 	maxResize = 256
 )
@@ -52,9 +54,14 @@ func frameLimit(kind byte) (uint32, bool) {
 	return 0, false
 }
 
-// readFrame reads one frame. The payload is in buf if it fits there. Memory for large
-// headers grows with what really arrives, not with what the length claims.
+// readFrame reads one frame. The payload is in buf if it fits there.
 func readFrame(r io.Reader, buf []byte) (byte, []byte, error) {
+	return readFrameWithin(r, buf, maxHeader)
+}
+
+// readFrameWithin reads a frame of at most header bytes if it is a header. Memory for large
+// ones grows with what really arrives, not with what the length claims.
+func readFrameWithin(r io.Reader, buf []byte, header uint32) (byte, []byte, error) {
 	var head [frameOverhead]byte
 	if _, err := io.ReadFull(r, head[:]); err != nil {
 		return 0, nil, err
@@ -64,7 +71,7 @@ func readFrame(r io.Reader, buf []byte) (byte, []byte, error) {
 	if !known {
 		return 0, nil, fmt.Errorf("read frame of type %d: %w", kind, errdefs.ErrInvalidArgument)
 	}
-	if n > limit {
+	if n > limit || kind == frameHeader && n > header {
 		return 0, nil, fmt.Errorf("read frame of %d bytes: %w", n, errdefs.ErrResourceExhausted)
 	}
 	if int(n) <= cap(buf) {

@@ -12,6 +12,8 @@ import (
 	"time"
 
 	"github.com/containerd/errdefs"
+
+	"github.com/cricket-cri/cricket/runtime/wirekind"
 )
 
 const (
@@ -91,7 +93,7 @@ func (s *Session) read(d *decoder) error {
 			case kindHello:
 				err = fmt.Errorf("unasked greeting: %w", errBad)
 			case kindBye:
-				err = fmt.Errorf("guest hung up: %s", clean(f.payload))
+				err = fmt.Errorf("guest hung up: %s", wirekind.Clean(string(f.payload), maxText))
 			case kindPong:
 				err = s.s.ponged()
 			default:
@@ -119,7 +121,7 @@ func (s *Session) end(cause error) {
 
 // Open asks the guest for a service, named by at most 64 printable bytes, and waits for
 // the answer. A service that the guest refuses is errdefs.ErrUnavailable. The connection
-// has a method CloseWrite besides those of net.Conn.
+// has the methods CloseWrite and HungUp besides those of net.Conn.
 func (s *Session) Open(ctx context.Context, service string) (net.Conn, error) {
 	st, err := s.s.open(service)
 	if err != nil {

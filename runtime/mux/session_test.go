@@ -27,6 +27,37 @@ func TestGuestSeesClose(t *testing.T) {
 	}
 }
 
+// TestHungUp: a caller that has gone is noticed without reading what it has left, and one
+// that has only said all it had to say has not gone.
+func TestHungUp(t *testing.T) {
+	for name, leave := range map[string]func(*Session, net.Conn){
+		"stream":  func(_ *Session, c net.Conn) { c.Close() },
+		"session": func(s *Session, _ net.Conn) { s.Close() },
+	} {
+		accepted := make(chan *stream, 1)
+		s := pair(t, Options{}, func(_ string, c net.Conn) {
+			_, _ = c.Read(make([]byte, 1))
+			accepted <- c.(*stream)
+		})
+		c := open(t, s, "x")
+		if _, err := c.Write(pattern(1000, 0)); err != nil {
+			t.Fatal(err)
+		}
+		closeWrite(t, c)
+		st := <-accepted
+		time.Sleep(50 * time.Millisecond)
+		if st.HungUp() {
+			t.Errorf("%s: half a close is taken for a whole one", name)
+		}
+		leave(s, c)
+		for deadline := time.Now().Add(5 * time.Second); !st.HungUp(); time.Sleep(time.Millisecond) {
+			if time.Now().After(deadline) {
+				t.Fatalf("%s: nobody has noticed", name)
+			}
+		}
+	}
+}
+
 func TestSessionEnds(t *testing.T) {
 	host, guest := socketpair(t)
 	failed := make(chan error, 1)

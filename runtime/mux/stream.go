@@ -11,6 +11,8 @@ import (
 
 	"github.com/containerd/errdefs"
 	"golang.org/x/sys/unix"
+
+	"github.com/cricket-cri/cricket/runtime/wirekind"
 )
 
 // linger is how long a closed stream may take to deliver what it was given.
@@ -257,6 +259,14 @@ func (st *stream) giveUp() {
 	}
 }
 
+// HungUp tells whether nobody is at the other end any more, without reading what is still to
+// be read.
+func (st *stream) HungUp() bool {
+	st.s.link.mu.Lock()
+	defer st.s.link.mu.Unlock()
+	return st.peerGone || st.closed || st.s.err != nil
+}
+
 // Refuse closes a stream that was handed to accept and not used yet, and says why to
 // who asked for it: at most 256 bytes. A stream that has been used is closed.
 func Refuse(c net.Conn, why error) {
@@ -302,19 +312,7 @@ func (st *stream) closeUnused() {
 }
 
 func refusalError(text []byte) error {
-	return fmt.Errorf("%w: %w", errdefs.ErrUnavailable, errors.New(clean(text)))
-}
-
-// clean makes text from the other side fit for logs.
-func clean(text []byte) string {
-	b := make([]byte, 0, maxText)
-	for _, c := range text[:min(len(text), maxText)] {
-		if c < ' ' || c > '~' {
-			c = '?'
-		}
-		b = append(b, c)
-	}
-	return string(b)
+	return fmt.Errorf("%w: %w", errdefs.ErrUnavailable, errors.New(wirekind.Clean(string(text), maxText)))
 }
 
 // LocalAddr implements net.Conn.

@@ -11,6 +11,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/cricket-cri/cricket/runtime"
+	"github.com/cricket-cri/cricket/runtime/wirekind"
 )
 
 // What a guest may answer at most. Lists are decoded entry by entry, since a few bytes
@@ -44,8 +45,8 @@ func decodeInfo(b []byte) (Info, error) {
 	if err := json.Unmarshal(b, &w); err != nil {
 		return Info{}, err
 	}
-	i := Info{Version: w.Version, Kernel: clean(w.Kernel, maxName), MemoryBytes: w.MemoryBytes, CPUs: w.CPUs, UnixNanos: w.UnixNanos}
-	i.MachineID = clean(w.MachineID, maxMachineID)
+	i := Info{Version: w.Version, Kernel: wirekind.Clean(w.Kernel, maxName), MemoryBytes: w.MemoryBytes, CPUs: w.CPUs, UnixNanos: w.UnixNanos}
+	i.MachineID = wirekind.Clean(w.MachineID, maxMachineID)
 	if i.CPUs < 0 || i.CPUs > maxCPUs || i.Version < 0 {
 		return Info{}, fmt.Errorf("%d CPUs, version %d", i.CPUs, i.Version)
 	}
@@ -74,7 +75,7 @@ func checkDevice(d *specs.LinuxDevice) error {
 
 // checkName wants something short and printable without spaces or slashes.
 func checkName(name *string) error {
-	if *name == "" || len(*name) > maxName || clean(*name, maxName) != *name || strings.ContainsAny(*name, " /") {
+	if *name == "" || len(*name) > maxName || strings.ContainsFunc(*name, func(r rune) bool { return r <= ' ' || r > '~' || r == '/' }) {
 		return fmt.Errorf("name %.100q", *name)
 	}
 	return nil
@@ -121,7 +122,7 @@ func decodeStat(b []byte) (Stat, error) {
 	}
 	s.Disks, err = decodeMap(w.Disks, maxDisks, func(d *runtime.DiskUsage) {
 		if d.At = tidyTime(d.At, now); d.FS != nil {
-			d.FS.Device = clean(d.FS.Device, maxName)
+			d.FS.Device = wirekind.Clean(d.FS.Device, maxName)
 		}
 	})
 	if err != nil {
@@ -134,10 +135,10 @@ func decodeStat(b []byte) (Stat, error) {
 func tidy(s *runtime.Stat, now time.Time) {
 	s.At = tidyTime(s.At, now)
 	for i := range s.IO {
-		s.IO[i].Device = clean(s.IO[i].Device, maxName)
+		s.IO[i].Device = wirekind.Clean(s.IO[i].Device, maxName)
 	}
 	for i := range s.Hugetlb {
-		s.Hugetlb[i].PageSize = clean(s.Hugetlb[i].PageSize, maxName)
+		s.Hugetlb[i].PageSize = wirekind.Clean(s.Hugetlb[i].PageSize, maxName)
 	}
 	for _, p := range []*runtime.Pressure{s.CPUPressure, s.MemoryPressure, s.IOPressure} {
 		if p == nil {

@@ -10,6 +10,8 @@ import (
 	"time"
 
 	"github.com/containerd/errdefs"
+
+	"github.com/cricket-cri/cricket/runtime/wirekind"
 	"github.com/opencontainers/runtime-spec/specs-go"
 )
 
@@ -114,7 +116,7 @@ func dispatch(ctx context.Context, r request, content []byte, g Guest) (any, err
 	case opSync:
 		return nil, with(r, func(s syncRequest) error { return g.Sync(ctx, s.Drop) })
 	}
-	return nil, fmt.Errorf("operation %q: %w", clean(r.Op, 32), errdefs.ErrNotImplemented)
+	return nil, fmt.Errorf("operation %q: %w", wirekind.Clean(r.Op, 32), errdefs.ErrNotImplemented)
 }
 
 // wireFiles are files without their contents.

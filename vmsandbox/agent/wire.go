@@ -131,17 +131,5 @@ func (a *answer) err() error {
 	if a.Kind == "" {
 		return nil
 	}
-	return &remoteError{text: "guest: " + clean(a.Error, maxError), kind: wirekind.Named(a.Kind)}
-}
-
-// clean makes text of a guest fit for logs and messages.
-func clean(text string, limit int) string {
-	b := make([]byte, 0, min(len(text), limit))
-	for _, c := range []byte(text[:min(len(text), limit)]) {
-		if c < ' ' || c > '~' {
-			c = '?'
-		}
-		b = append(b, c)
-	}
-	return string(b)
+	return &remoteError{text: "guest: " + wirekind.Clean(a.Error, maxError), kind: wirekind.Named(a.Kind)}
 }
