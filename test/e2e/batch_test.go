@@ -6,15 +6,17 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 
 	appsv1 "k8s.io/api/apps/v1"
 	batchv1 "k8s.io/api/batch/v1"
+	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"github.com/cricket-cri/cricket/test/cluster"
 )
 
-// TestJob runs several pods beside each other until enough have succeeded.
+// TestJob runs two pods beside each other until enough have succeeded.
 func TestJob(t *testing.T) {
 	onHulls(t, func(e *env) {
 		j := &batchv1.Job{}
@@ -27,7 +29,7 @@ spec:
   template:
     spec:
       restartPolicy: Never
-      containers: [{name: app, image: BUSYBOX, command: [sh, -c, "echo index $JOB_COMPLETION_INDEX"]}]
+      containers: [{name: app, image: BUSYBOX, command: [sh, -c, "echo index $JOB_COMPLETION_INDEX; sleep 4"]}]
 `, j)
 		e.in(&j.Spec.Template.Spec)
 		_, err := e.Client.BatchV1().Jobs(e.ns).Create(e.t.Context(), j, metav1.CreateOptions{})
@@ -44,7 +46,25 @@ spec:
 				e.t.Errorf("nobody said index %d: %v", i, said)
 			}
 		}
+		if n := atOnce(list.Items); n != 2 {
+			e.t.Errorf("%d ran at once", n)
+		}
 	})
+}
+
+// atOnce is how many of the pods ran at one time, by what their containers tell.
+func atOnce(pods []corev1.Pod) (most int) {
+	for _, p := range pods {
+		began, n := container(&p, "app").State.Terminated.StartedAt, 0
+		for _, q := range pods {
+			s := container(&q, "app").State.Terminated
+			if !s.StartedAt.After(began.Time) && s.FinishedAt.After(began.Time) {
+				n++
+			}
+		}
+		most = max(most, n)
+	}
+	return most
 }
 
 func (e *env) jobDone(name string, succeeded int32) {
@@ -76,7 +96,8 @@ spec:
 		e.in(&c.Spec.JobTemplate.Spec.Template.Spec)
 		_, err := e.Client.BatchV1().CronJobs(e.ns).Create(e.t.Context(), c, metav1.CreateOptions{})
 		e.ok(err)
-		e.eventually("it has run", func() error {
+		// The time comes within a minute.
+		e.within(time.Minute+patience, "it has run", func() error {
 			c, err := e.Client.BatchV1().CronJobs(e.ns).Get(e.t.Context(), "cron", metav1.GetOptions{})
 			if err == nil && c.Status.LastSuccessfulTime == nil {
 				err = fmt.Errorf("its status is %+v", c.Status)

@@ -78,7 +78,8 @@ type churn struct {
 	// kubelets are the times at which the kubelet was killed.
 	kubelets []time.Time
 	execs    int
-	jobs     int // pods that end by themselves, made so far
+	jobs     int          // pods that end by themselves, made so far
+	lines    atomic.Int64 // of logs that were followed
 	// followers read logs until their pods are gone.
 	followers sync.WaitGroup
 }
@@ -157,8 +158,9 @@ func (c *churn) run(is tempo) {
 		things[c.random.IntN(len(things))](hull)
 		c.look()
 	}
-	c.t.Logf("%d kills, %d commands executed, %d pods that end", c.kills, c.execs, c.jobs)
-	if c.kills < int(is.length/is.pause/3) || c.execs == 0 || c.jobs == 0 {
+	c.t.Logf("%d kills, %d commands executed, %d lines of logs followed, %d pods that end", c.kills, c.execs, c.lines.Load(), c.jobs)
+	minutes := int(is.length / time.Minute)
+	if c.kills < int(is.length/is.pause/3) || c.execs < 2*minutes || c.lines.Load() < int64(20*minutes) || c.jobs < minutes/2 {
 		c.t.Error("that is too little to prove anything")
 	}
 }
@@ -262,6 +264,7 @@ func (c *churn) followOne(hull string) {
 			}
 			mayLose -= int64(n - want)
 			want = n + 1
+			c.lines.Add(1)
 		}
 	})
 }
@@ -348,19 +351,27 @@ func (c *churn) settle() {
 	})
 }
 
-// restarts is what changes on a node whose daemons are killed, and what is kept ready.
-var restarts = regexp.MustCompile(`^process .*(cricketd|cricket-monitor|kubelet|qemu|kworker)|^mount .*/(layers|pool|template)/`)
+// restarts is what changes on a node whose daemons are killed.
+var restarts = regexp.MustCompile(`^process .*(cricketd|cricket-monitor|kubelet|kworker)`)
+
+// Machines come and go, those that wait too, and with them their directories: only how many
+// there are says something.
+var (
+	machine      = regexp.MustCompile(`^process .*qemu.*`)
+	machineMount = regexp.MustCompile(`^(mount .*/(?:layers|pool|template)/).*`)
+)
 
 // rest is what the node holds, but for its own programs.
 func (c *churn) rest(t *testing.T) harness.Snapshot {
 	t.Helper()
-	s, err := harness.Observe(c.Runtime.Paths.Leases)
+	all, err := harness.Observe(c.Runtime.Paths.Leases)
 	if err != nil {
 		t.Fatal(err)
 	}
-	for line := range s {
-		if restarts.MatchString(line) {
-			delete(s, line)
+	s := harness.Snapshot{}
+	for line, n := range all {
+		if !restarts.MatchString(line) {
+			s[machineMount.ReplaceAllString(machine.ReplaceAllString(line, "process qemu"), "${1}*")] += n
 		}
 	}
 	return s

@@ -2,10 +2,13 @@ package e2e
 
 import (
 	"fmt"
+	"regexp"
 	"strings"
 	"testing"
 	"time"
 
+	v1 "github.com/google/go-containerregistry/pkg/v1"
+	"github.com/google/go-containerregistry/pkg/v1/mutate"
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 )
@@ -25,7 +28,7 @@ initContainers:
   - name: sidecar
     image: BUSYBOX
     restartPolicy: Always
-    command: [sh, -c, "trap 'echo sidecar ends >> /shared/order; exit 0' TERM; echo sidecar >> /shared/order; touch /shared/up; while :; do sleep 0.1; done"]
+    command: [sh, -c, "trap 'echo it ends; exit 0' TERM; echo sidecar >> /shared/order; touch /shared/up; while :; do sleep 0.1; done"]
     startupProbe: {exec: {command: [test, -e, /shared/up]}, periodSeconds: 1, timeoutSeconds: 20}
     volumeMounts: [{name: shared, mountPath: /shared}]
   - name: second
@@ -51,9 +54,37 @@ containers:
 				e.t.Errorf("%s: %+v", name, s)
 			}
 		}
+		if got := e.log("p", "sidecar"); got != "it ends\n" {
+			e.t.Errorf("the sidecar says %q", got)
+		}
 		app, side := container(p, "app").State.Terminated, container(p, "sidecar").State.Terminated
 		if app != nil && side != nil && side.FinishedAt.Before(&app.FinishedAt) {
 			e.t.Errorf("the sidecar ended at %s, before the container at %s", side.FinishedAt, app.FinishedAt)
+		}
+	})
+}
+
+// TestSidecarIsRestarted: one that dies is started again, whatever the others do.
+func TestSidecarIsRestarted(t *testing.T) {
+	onHulls(t, func(e *env) {
+		e.pod("p", `
+restartPolicy: Never
+volumes: [{name: v, emptyDir: {}}]
+initContainers:
+  - name: sidecar
+    image: BUSYBOX
+    restartPolicy: Always
+    command: [sh, -c, "test -e /v/died || { touch /v/died; sleep 1; exit 3; }; sleep 3600"]
+    volumeMounts: [{name: v, mountPath: /v}]
+containers: [{name: app, image: BUSYBOX, command: [sleep, "3600"]}]
+`)
+		e.restarted("p", "sidecar", 1)
+		if s := container(e.get("p"), "sidecar").LastTerminationState.Terminated; s == nil || s.ExitCode != 3 {
+			e.t.Errorf("its last end is %+v", s)
+		}
+		e.ready("p")
+		if s := container(e.get("p"), "app"); s.RestartCount != 0 {
+			e.t.Errorf("the container beside it is %+v", s)
 		}
 	})
 }
@@ -97,62 +128,6 @@ func TestEphemeralContainer(t *testing.T) {
 	})
 }
 
-// TestProbes: a container is not started before its startup probe, not ready without its
-// readiness probe, and restarted by its liveness probe; by every kind of question.
-func TestProbes(t *testing.T) {
-	onHulls(t, func(e *env) {
-		e.pod("http", `
-containers:
-  - name: app
-    image: AGNHOST
-    args: [netexec, --http-port=8080]
-    startupProbe: {httpGet: {path: /healthz, port: 8080}, periodSeconds: 1, failureThreshold: 60, timeoutSeconds: 20}
-    readinessProbe: {tcpSocket: {port: 8080}, periodSeconds: 1, timeoutSeconds: 20}
-    livenessProbe: {httpGet: {path: /healthz, port: 8080}, periodSeconds: 1, timeoutSeconds: 20}
-`)
-		e.pod("grpc", `
-containers:
-  - name: app
-    image: AGNHOST
-    args: [grpc-health-checking]
-    startupProbe: {grpc: {port: 5000}, periodSeconds: 1, failureThreshold: 60, timeoutSeconds: 20}
-    readinessProbe: {grpc: {port: 5000}, periodSeconds: 1, timeoutSeconds: 20}
-    livenessProbe: {grpc: {port: 5000}, periodSeconds: 1, timeoutSeconds: 20, failureThreshold: 1}
-`)
-		e.pod("exec", `
-volumes: [{name: shared, emptyDir: {}}]
-containers:
-  - name: app
-    image: BUSYBOX
-    command: [sh, -c, "touch /shared/ready; trap 'exit 9' TERM; while :; do sleep 0.1; done"]
-    readinessProbe: {exec: {command: [test, -e, /shared/ready]}, periodSeconds: 1, timeoutSeconds: 20}
-    livenessProbe: {exec: {command: [sh, -c, "test ! -e /shared/sick || { rm /shared/sick; exit 1; }"]}, periodSeconds: 1, timeoutSeconds: 20, failureThreshold: 1}
-    volumeMounts: [{name: shared, mountPath: /shared}]
-`)
-		for _, name := range []string{"http", "grpc", "exec"} {
-			e.ready(name)
-		}
-		e.exec("exec", "app", "rm /shared/ready")
-		e.eventually("it is not ready", func() error {
-			if isReady(e.get("exec")) == nil {
-				return fmt.Errorf("it is")
-			}
-			return nil
-		})
-		e.exec("exec", "app", "touch /shared/ready /shared/sick")
-		e.restarted("exec", "app", 1)
-		if s := container(e.get("exec"), "app").LastTerminationState.Terminated; s == nil || s.ExitCode != 9 {
-			e.t.Errorf("its last end is %+v", s)
-		}
-		e.ready("exec")
-		for _, name := range []string{"http", "grpc"} {
-			if s := container(e.get(name), "app"); s.RestartCount != 0 {
-				e.t.Errorf("pod %s was restarted: %+v", name, s)
-			}
-		}
-	})
-}
-
 // restarted waits until a container was restarted so many times and runs.
 func (e *env) restarted(pod, name string, times int32) {
 	e.t.Helper()
@@ -164,8 +139,8 @@ func (e *env) restarted(pod, name string, times int32) {
 	})
 }
 
-// TestBackOff: a container that ends is started again, after growing pauses, with its
-// exits told.
+// TestBackOff: a container that ends is started again, after a pause, with its exits told; one
+// whose program is missing says so.
 func TestBackOff(t *testing.T) {
 	onHulls(t, func(e *env) {
 		e.pod("p", "containers: [{name: app, image: BUSYBOX, command: [sh, -c, 'exit 6']}]")
@@ -177,6 +152,7 @@ containers:
     command: [sh, -c, "test -e /v/ran || { touch /v/ran; echo run; exit 6; }; sleep 3600"]
     volumeMounts: [{name: v, mountPath: /v}]
 `)
+		e.pod("missing", "containers: [{name: app, image: BUSYBOX, command: [/no/such/program]}]")
 		e.eventually("it waits to be started again", func() error {
 			s := container(e.get("p"), "app")
 			if s.State.Waiting == nil || s.State.Waiting.Reason != "CrashLoopBackOff" || s.RestartCount < 1 {
@@ -187,6 +163,9 @@ containers:
 		if s := container(e.get("p"), "app").LastTerminationState.Terminated; s == nil || s.ExitCode != 6 || s.Reason != "Error" {
 			e.t.Errorf("its last end is %+v", s)
 		}
+		e.described("p", "Error", 6)
+		e.waiting("missing", "CreateContainerError")
+		e.event("missing", "Failed", "/no/such/program")
 		// Of those that have ended the kubelet keeps one: of the other pod it may tell of one
 		// that is gone.
 		e.restarted("once", "app", 1)
@@ -196,8 +175,17 @@ containers:
 	})
 }
 
+// described fails unless kubectl describe tells of an end with this reason and code.
+func (e *env) described(pod, reason string, code int) {
+	e.t.Helper()
+	out := e.kubectl("describe", "pod", pod)
+	if !regexp.MustCompile(fmt.Sprintf(`Reason: +%s\n(.*\n)?(.*\n)? +Exit Code: +%d\n`, reason, code)).MatchString(out) {
+		e.t.Errorf("no end with %s and %d is described:\n%s", reason, code, out)
+	}
+}
+
 // TestHooks: postStart is over before a container counts as started, preStop comes before
-// the signal, and the signal is the image's or the pod's own.
+// the signal.
 func TestHooks(t *testing.T) {
 	onHulls(t, func(e *env) {
 		e.pod("p", `
@@ -233,26 +221,41 @@ containers: [{name: app, image: BUSYBOX, command: [sleep, "3600"], volumeMounts:
 	})
 }
 
-// TestStopSignal: the pod's own signal ends its container.
+// TestStopSignal: the pod's own signal ends its container, or that of its image; and what does
+// not listen is killed when its time is over.
 func TestStopSignal(t *testing.T) {
 	onHulls(t, func(e *env) {
-		e.pod("p", `
+		image := "example.com/signal/" + e.ns + ":1"
+		quits, err := mutate.Config(e.busybox(), v1.Config{StopSignal: "SIGUSR2"})
+		e.ok(err)
+		e.ok(e.Registry.Add(e.t.TempDir(), image, quits))
+		const spec = `
 os: {name: linux}
 restartPolicy: Never
-terminationGracePeriodSeconds: 60
+terminationGracePeriodSeconds: GRACE
 containers:
   - name: app
-    image: BUSYBOX
-    command: [sh, -c, "trap 'echo usr1; exit 21' USR1; while :; do sleep 0.1; done"]
-    lifecycle: {stopSignal: SIGUSR1}
+    image: IMAGE
+    command: [sh, -c, "trap 'echo usr1; exit 21' USR1; trap 'echo usr2; exit 22' USR2; trap '' TERM; while :; do sleep 0.1; done"]
+    lifecycle: {LIFECYCLE}
     livenessProbe: {exec: {command: ["false"]}, periodSeconds: 1, timeoutSeconds: 20, failureThreshold: 1, initialDelaySeconds: 1}
-`)
-		p := e.ended("p")
-		if s := container(p, "app").State.Terminated; s == nil || s.ExitCode != 21 {
-			e.t.Errorf("it ended with %+v", container(p, "app").State)
-		}
-		if out := e.log("p", "app"); out != "usr1\n" {
-			e.t.Errorf("it says %q", out)
+`
+		for _, c := range []struct {
+			name, image, lifecycle, grace, log string
+			code                               int32
+		}{
+			{"own", "BUSYBOX", "stopSignal: SIGUSR1", "60", "usr1\n", 21},
+			{"image", image, "", "60", "usr2\n", 22},
+			{"deaf", "BUSYBOX", "", "2", "", 137},
+		} {
+			e.pod(c.name, strings.NewReplacer("IMAGE", c.image, "LIFECYCLE", c.lifecycle, "GRACE", c.grace).Replace(spec))
+			p := e.ended(c.name)
+			if s := container(p, "app").State.Terminated; s == nil || s.ExitCode != c.code {
+				e.t.Errorf("%s ended with %+v", c.name, container(p, "app").State)
+			}
+			if out := e.log(c.name, "app"); out != c.log {
+				e.t.Errorf("%s says %q", c.name, out)
+			}
 		}
 	})
 }

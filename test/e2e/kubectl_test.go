@@ -2,6 +2,7 @@ package e2e
 
 import (
 	"bufio"
+	"compress/gzip"
 	"context"
 	"errors"
 	"fmt"
@@ -10,6 +11,7 @@ import (
 	"os"
 	"path/filepath"
 	"regexp"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -23,7 +25,6 @@ containers:
   - name: app
     image: AGNHOST
     command: [sh, -c, "i=0; while :; do echo tick $i; i=$((i+1)); sleep 0.2; done & exec /agnhost netexec --http-port=8080"]
-    stdin: true
     readinessProbe: {httpGet: {path: /healthz, port: 8080}, periodSeconds: 1, timeoutSeconds: 20}
 `)
 		e.ready("p")
@@ -32,7 +33,9 @@ containers:
 		e.follows()
 		e.forwards()
 		e.debugs()
+		e.debugsCopy()
 		e.attaches()
+		e.attachesInput()
 	})
 }
 
@@ -53,6 +56,14 @@ func (e *env) copies() {
 	e.kubectl("cp", "p:/tmp/there", filepath.Join(dir, "back"))
 	if back, err := os.ReadFile(filepath.Join(dir, "back")); err != nil || string(back) != data {
 		e.t.Errorf("cp: %d bytes came back, %v", len(back), err)
+	}
+	tree := filepath.Join(dir, "tree")
+	e.ok(os.MkdirAll(filepath.Join(tree, "deep"), 0o755))
+	e.ok(os.WriteFile(filepath.Join(tree, "deep/file"), []byte("deep"), 0o644))
+	e.ok(os.WriteFile(filepath.Join(tree, "run"), []byte("#!/bin/sh\necho ran"), 0o755))
+	e.kubectl("cp", tree, "p:/tmp/tree")
+	if out := e.exec("p", "app", "cat /tmp/tree/deep/file; /tmp/tree/run"); out != "deepran\n" {
+		e.t.Errorf("cp of a directory: %q", out)
 	}
 }
 
@@ -127,6 +138,18 @@ func (e *env) debugs() {
 	}
 }
 
+// debugsCopy looks into a pod like another, without disturbing that one.
+func (e *env) debugsCopy() {
+	e.kubectl("debug", "p", "--copy-to", "copy", "--container", "app", "--share-processes", "--profile", "general", "--", "sleep", "3600")
+	e.runs("copy", "app")
+	if out := e.exec("copy", "app", "tr '\\0' ' ' < /proc/*/cmdline 2>/dev/null; ls /agnhost"); !strings.Contains(out, "/agnhost") {
+		e.t.Errorf("debug of a copy: it has %q", out)
+	}
+	if class, want := e.get("copy").Spec.RuntimeClassName, e.get("p").Spec.RuntimeClassName; fmt.Sprint(class == nil) != fmt.Sprint(want == nil) {
+		e.t.Errorf("debug of a copy: it has another class than the pod")
+	}
+}
+
 func (e *env) attaches() {
 	out, stop := e.background("attach", "p", "-q")
 	defer stop()
@@ -140,35 +163,104 @@ func (e *env) attaches() {
 	}
 }
 
+// attachesInput types into a container that listens.
+func (e *env) attachesInput() {
+	e.pod("listener", `
+containers: [{name: app, image: BUSYBOX, stdin: true, command: [sh, -c, 'while read line; do echo heard $line; done; echo over; sleep 3600']}]
+`)
+	e.ready("listener")
+	ctx, cancel := context.WithTimeout(e.t.Context(), patience)
+	defer cancel()
+	c := e.Kubectl(ctx, "-n", e.ns, "attach", "listener", "-q", "-i")
+	typed, err := c.StdinPipe()
+	e.ok(err)
+	e.ok(c.Start())
+	defer func() { cancel(); _ = c.Wait() }() // it was killed
+	for _, word := range []string{"one", "two"} {
+		_, err := fmt.Fprintln(typed, word)
+		e.ok(err)
+		e.eventually("it hears "+word, func() error {
+			if out := e.log("listener", "app"); !strings.HasSuffix(out, "heard "+word+"\n") {
+				return fmt.Errorf("it says %q", out)
+			}
+			return nil
+		})
+	}
+}
+
 // TestLogRotation: logs are cut by size, no line is lost, and old ones go.
 func TestLogRotation(t *testing.T) {
 	onHulls(t, func(e *env) {
 		e.pod("p", "containers: [{name: app, image: BUSYBOX, command: [sh, -c, 'i=0; while :; do seq $i $((i+999)); i=$((i+1000)); sleep 0.2; done']}]")
 		p := e.ready("p")
 		dir := fmt.Sprintf("/var/log/pods/%s_p_%s/app", e.ns, p.UID)
-		e.eventually("logs are rotated", func() error {
+		rotated := func() []string {
 			files, err := filepath.Glob(dir + "/0.log.*")
-			if err == nil && len(files) < 3 {
-				err = fmt.Errorf("there are %v", files)
+			e.ok(err)
+			return files
+		}
+		// Those that were cut off first are compressed, and have gone in the end.
+		var first string
+		e.eventually("logs are rotated", func() error {
+			files := rotated()
+			if len(files) < 3 {
+				return fmt.Errorf("there are %v", files)
 			}
-			return err
+			first = strings.TrimSuffix(files[0], ".gz")
+			return nil
 		})
-		// The kubelet hands out the last file only, which may have just begun; its lines have
-		// no gap.
-		var log string
+		e.eventually("the oldest goes", func() error {
+			files := rotated()
+			if len(files) > 5 || strings.TrimSuffix(files[0], ".gz") == first {
+				return fmt.Errorf("there are %v", files)
+			}
+			return nil
+		})
 		e.eventually("there is a log", func() error {
-			if log = e.log("p", "app"); log == "" {
+			if e.log("p", "app") == "" {
 				return errors.New("it is empty")
 			}
 			return nil
 		})
-		var last int
-		for i, line := range strings.Split(strings.TrimSpace(log), "\n") {
-			var n int
-			if _, err := fmt.Sscanf(line, "%d", &n); err != nil || (i > 0 && n != last+1) {
-				e.t.Fatalf("line %q comes after %d", line, last)
+		// What there is has no gap, across the cuts.
+		e.eventually("all files can be read while none is cut", func() error {
+			before := rotated()
+			var last int
+			for _, file := range append(slices.Clone(before), dir+"/0.log") {
+				var err error
+				if last, err = counts(file, last); err != nil && slices.Equal(before, rotated()) {
+					e.t.Fatal(err)
+				} else if err != nil {
+					return err
+				}
 			}
-			last = n
-		}
+			return nil
+		})
 	})
+}
+
+// counts reads a log of numbers, compressed or not, that goes on from last, 0 for any. It
+// returns the last number.
+func counts(file string, last int) (int, error) {
+	f, err := os.Open(file)
+	if err != nil {
+		return 0, err
+	}
+	defer f.Close()
+	var r io.Reader = f
+	if strings.HasSuffix(file, ".gz") {
+		if r, err = gzip.NewReader(f); err != nil {
+			return 0, err
+		}
+	}
+	lines := bufio.NewScanner(r)
+	for lines.Scan() {
+		var when, stream, tag string
+		var n int
+		if _, err := fmt.Sscan(lines.Text(), &when, &stream, &tag, &n); err != nil || last > 0 && n != last+1 {
+			return 0, fmt.Errorf("%s: line %q comes after %d", filepath.Base(file), lines.Text(), last)
+		}
+		last = n
+	}
+	return last, lines.Err()
 }

@@ -2,8 +2,10 @@ package e2e
 
 import (
 	"fmt"
+	"net/http"
 	"strings"
 	"testing"
+	"time"
 
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 )
@@ -27,8 +29,8 @@ spec:
           image: AGNHOST
           args: [netexec, --http-port=8080]
           env: [{name: VERSION, value: one}]
-          readinessProbe: {httpGet: {path: /healthz, port: 8080}, periodSeconds: 1}
-          lifecycle: {preStop: {sleep: {seconds: 2}}}
+          readinessProbe: {httpGet: {path: /healthz, port: 8080}, periodSeconds: 1, timeoutSeconds: 20}
+          lifecycle: {preStop: {sleep: {seconds: 5}}}
 `)
 		s := e.service(`
 metadata: {name: web}
@@ -49,14 +51,26 @@ spec:
 				return err
 			})
 		}
+		// From the node too, which has no pod's network.
+		c := http.Client{Timeout: 10 * time.Second}
+		resp, err := c.Get(fmt.Sprintf("http://%s:%d/hostname", nodeAddress, s.Spec.Ports[0].NodePort))
+		e.ok(err)
+		resp.Body.Close()
+		c.CloseIdleConnections()
+		if resp.StatusCode != http.StatusOK {
+			e.t.Errorf("the node's port answers the node %s", resp.Status)
+		}
 		e.kubectl("set", "env", "deployment/web", "VERSION=two")
 		// Nobody is turned away meanwhile.
-		for done := false; !done; {
+		for began, done := time.Now(), false; !done; {
 			out, err := e.try("client", "app", "wget", "-qO-", "-T", "10", "http://web/hostname")
 			if err != nil {
 				e.t.Fatalf("during the roll-out: %v: %s", err, out)
 			}
-			done = e.rolled("web", 2) == nil
+			if err = e.rolled("web", 2); err != nil && time.Since(began) > 2*patience {
+				e.t.Fatalf("the roll-out does not end: %v", err)
+			}
+			done = err == nil
 		}
 		list, err := e.Client.CoreV1().Pods(e.ns).List(e.t.Context(), metav1.ListOptions{LabelSelector: "app=web"})
 		e.ok(err)

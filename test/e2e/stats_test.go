@@ -1,17 +1,22 @@
 package e2e
 
 import (
+	"bytes"
 	"encoding/json"
 	"fmt"
 	"io"
 	"math"
 	"net"
 	"net/http"
+	"os"
+	"path/filepath"
 	"regexp"
 	"strconv"
 	"strings"
 	"testing"
 	"time"
+
+	corev1 "k8s.io/api/core/v1"
 
 	"github.com/cricket-cri/cricket/test/cluster"
 )
@@ -20,7 +25,8 @@ import (
 const mebi = 1 << 20
 
 // TestStats compares what the kubelet tells of a pod, in each of its ways, with what the
-// pod's processes say themselves. The summary and the metrics come from the runtime:
+// pod's processes say themselves; of the pod as a whole, and so of a virtual machine, with what
+// the node's kernel says of the processes in the pod's cgroup. The summary and the metrics come from the runtime:
 // PodAndContainerStatsFromCRI.
 func TestStats(t *testing.T) {
 	onHullsAlone(t, func(e *env) {
@@ -39,7 +45,7 @@ containers:
     command: [sh, -c, "head -c 64m /dev/zero | tr '\\0' x > /file; sync; sleep 3600"]
     resources: {limits: {cpu: 400m, memory: 128Mi}}
 `)
-		e.ready("load")
+		p := e.ready("load")
 		e.eventually("the memory is taken", func() error {
 			if out := e.log("load", "memory"); out != "67108864\n" {
 				return fmt.Errorf("it says %q", out)
@@ -48,21 +54,27 @@ containers:
 		})
 		received := e.download("load", "disk", 48*mebi)
 		e.eventually("the disk's use is measured", func() error {
-			return near("bytes written", e.summary("load").container("disk").Rootfs.UsedBytes, 64*mebi)
+			return near("bytes written", e.told("load").container("disk").Rootfs.UsedBytes, 64*mebi)
 		})
 
-		first, firstTicks := e.sample("load")
+		first := e.sample(p)
 		time.Sleep(45 * time.Second)
-		last, lastTicks := e.sample("load")
-		rate := (lastTicks - firstTicks) / last.at.Sub(first.at).Seconds()
+		last := e.sample(p)
+		passed := last.at.Sub(first.at).Seconds()
+		rate, podRate, nodeRate := (last.own-first.own)/passed, (last.pod-first.pod)/passed, (last.node-first.node)/passed
 		for what, got := range map[string]float64{
-			"summary":            last.summary.container("cpu").rate(first.summary.container("cpu")),
+			"summary":            last.summary.container("cpu").CPU.since(first.summary.container("cpu").CPU),
 			"summary, right now": last.summary.container("cpu").CPU.UsageNanoCores / 1e9,
-			"/metrics/cadvisor":  (last.cadvisor["container_cpu_usage_seconds_total"] - first.cadvisor["container_cpu_usage_seconds_total"]) / last.at.Sub(first.at).Seconds(),
-			"/metrics/resource":  (last.resource["container_cpu_usage_seconds_total"] - first.resource["container_cpu_usage_seconds_total"]) / last.at.Sub(first.at).Seconds(),
+			"/metrics/cadvisor":  (last.cadvisor["container_cpu_usage_seconds_total"] - first.cadvisor["container_cpu_usage_seconds_total"]) / passed,
+			"/metrics/resource":  (last.resource["container_cpu_usage_seconds_total"] - first.resource["container_cpu_usage_seconds_total"]) / passed,
 		} {
 			e.near("processor by "+what, got, rate)
 		}
+		e.near("the pod's processor by summary", last.summary.CPU.since(first.summary.CPU), podRate)
+		e.near("the pod's processor by /metrics/resource", (last.whole["pod_cpu_usage_seconds_total"]-first.whole["pod_cpu_usage_seconds_total"])/passed, podRate)
+		e.near("the node's processor by summary", last.all.Node.CPU.since(first.all.Node.CPU), nodeRate)
+		e.near("the pod's memory by summary", last.summary.Memory.WorkingSetBytes, e.used(p))
+		e.near("the pod's memory by /metrics/resource", last.whole["pod_memory_working_set_bytes"], e.used(p))
 		resident := e.number("load", "memory", `awk '/^Rss(Anon|Shmem)/ {n += $2} END {print n * 1024}' /proc/1/status`)
 		for what, got := range map[string]float64{
 			"summary, working set": last.summary.container("memory").Memory.WorkingSetBytes,
@@ -115,21 +127,82 @@ func (zeros) Read(p []byte) (int, error) {
 	return len(p), nil
 }
 
-// figures are what the kubelet tells of a pod at one time.
+// figures are what the kubelet tells of a pod at one time, and the truth.
 type figures struct {
 	at                 time.Time
+	all                summary
 	summary            podStats
 	cadvisor, resource map[string]float64 // of container cpu
+	whole              map[string]float64 // of the pod
+	// Seconds of processor time: of the process of container cpu, as it says itself, of all
+	// processes of the pod's on the node, and of all of the node's.
+	own, pod, node float64
 }
 
-// sample also returns the seconds that the process of container cpu says it has computed.
-func (e *env) sample(pod string) (figures, float64) {
+func (e *env) sample(p *corev1.Pod) figures {
 	e.t.Helper()
-	ticks := e.number(pod, "cpu", `awk '{print $14 + $15}' /proc/1/stat`)
-	f := figures{at: time.Now()}
-	f.summary = e.summary(pod)
-	f.cadvisor, f.resource = e.metrics("cadvisor", pod, "cpu"), e.metrics("resource", pod, "cpu")
-	return f, ticks / 100
+	f := figures{own: e.number(p.Name, "cpu", `awk '{print $14 + $15}' /proc/1/stat`) / ticksPerSecond}
+	f.at = time.Now()
+	f.pod, f.node = e.podTime(p), e.nodeTime()
+	f.all = e.summary()
+	f.summary = f.all.pod(e.ns, p.Name)
+	f.cadvisor, f.resource = e.metrics("cadvisor", p.Name, "cpu"), e.metrics("resource", p.Name, "cpu")
+	f.whole = e.metrics("resource", p.Name, "")
+	return f
+}
+
+// ticksPerSecond is USER_HZ of /proc: proc(5).
+const ticksPerSecond = 100
+
+// podTime is the processor time of the processes in a pod's cgroup that live.
+func (e *env) podTime(p *corev1.Pod) (seconds float64) {
+	e.t.Helper()
+	err := filepath.WalkDir(podCgroupDir(e, p, "cpu"), func(path string, d os.DirEntry, err error) error {
+		if err != nil || d.Name() != "cgroup.procs" {
+			return err
+		}
+		pids, err := os.ReadFile(path)
+		for _, pid := range strings.Fields(string(pids)) {
+			stat, err := os.ReadFile("/proc/" + pid + "/stat")
+			if err != nil {
+				continue // ended meanwhile
+			}
+			f := strings.Fields(string(stat[bytes.LastIndexByte(stat, ')')+1:]))
+			seconds += (parse(e, f[11]) + parse(e, f[12])) / ticksPerSecond
+		}
+		return err
+	})
+	e.ok(err)
+	return seconds
+}
+
+// nodeTime is the processor time of all that has run on the node.
+func (e *env) nodeTime() (seconds float64) {
+	e.t.Helper()
+	stat, err := os.ReadFile("/proc/stat")
+	e.ok(err)
+	line, _, _ := strings.Cut(string(stat), "\n")
+	for i, field := range strings.Fields(line)[1:] {
+		if i != 3 && i != 4 && i < 7 { // idle, iowait; steal and guests' follow
+			seconds += parse(e, field) / ticksPerSecond
+		}
+	}
+	return seconds
+}
+
+// used is the memory of a pod's cgroup that cannot be given back at once.
+func (e *env) used(p *corev1.Pod) float64 {
+	e.t.Helper()
+	usage := parse(e, podCgroup(e, p, "memory/memory.usage_in_bytes", "memory.current"))
+	m := regexp.MustCompile(`(?m)^(?:total_)?inactive_file (\d+)$`).FindAllStringSubmatch(podCgroup(e, p, "memory/memory.stat", "memory.stat"), -1)
+	return usage - parse(e, m[len(m)-1][1]) // in version 1 the total comes last
+}
+
+func parse(e *env, text string) float64 {
+	e.t.Helper()
+	n, err := strconv.ParseFloat(text, 64)
+	e.ok(err)
+	return n
 }
 
 // number runs a command that prints one.
@@ -143,8 +216,22 @@ func (e *env) number(pod, container, command string) float64 {
 	return n
 }
 
-// podStats is the part of the kubelet's summary that this suite reads:
+// summary is the part of the kubelet's summary that this suite reads:
 // k8s.io/kubelet/pkg/apis/stats/v1alpha1.
+type summary struct {
+	Node struct{ CPU cpuStats }
+	Pods []podStats
+}
+
+func (s summary) pod(namespace, name string) podStats {
+	for _, p := range s.Pods {
+		if p.PodRef.Name == name && p.PodRef.Namespace == namespace {
+			return p
+		}
+	}
+	return podStats{}
+}
+
 type podStats struct {
 	PodRef     struct{ Name, Namespace string }
 	Containers []containerStats
@@ -176,9 +263,9 @@ func (p podStats) container(name string) containerStats {
 	return containerStats{}
 }
 
-// rate is how many processors the container has used since then.
-func (c containerStats) rate(then containerStats) float64 {
-	return (c.CPU.UsageCoreNanoSeconds - then.CPU.UsageCoreNanoSeconds) / float64(c.CPU.Time.Sub(then.CPU.Time))
+// since is how many processors were used since then.
+func (c cpuStats) since(then cpuStats) float64 {
+	return (c.UsageCoreNanoSeconds - then.UsageCoreNanoSeconds) / float64(c.Time.Sub(then.Time))
 }
 
 // kubelet asks the node's kubelet by way of the API server, until it answers: it may have
@@ -193,16 +280,16 @@ func (e *env) kubelet(path string) (answer string) {
 	return answer
 }
 
-func (e *env) summary(pod string) podStats {
+func (e *env) summary() (all summary) {
 	e.t.Helper()
-	var all struct{ Pods []podStats }
 	e.ok(json.Unmarshal([]byte(e.kubelet("stats/summary")), &all))
-	for _, p := range all.Pods {
-		if p.PodRef.Name == pod && p.PodRef.Namespace == e.ns {
-			return p
-		}
-	}
-	return podStats{}
+	return all
+}
+
+// told is what the summary tells of a pod.
+func (e *env) told(pod string) podStats {
+	e.t.Helper()
+	return e.summary().pod(e.ns, pod)
 }
 
 var (

@@ -18,16 +18,18 @@ import (
 // it writes files of its own or its log.
 func TestEphemeralStorage(t *testing.T) {
 	onHulls(t, func(e *env) {
-		for name, command := range map[string]string{
-			"files": "head -c 24m /dev/zero > /file; sync; sleep 3600",
-			"log":   "yes 0123456789012345678901234567890123456789 | head -c 24m; sleep 3600",
+		// The kubelet cuts logs at 1 MiB, compresses and keeps a few: what cannot be compressed
+		// stays above the limit.
+		for _, c := range []struct{ name, command, limit string }{
+			{"files", "head -c 24m /dev/zero > /file; sync; sleep 3600", "12Mi"},
+			{"log", "while :; do head -c 64k /dev/urandom | base64; done", "2Mi"},
 		} {
-			e.pod(name, `
+			e.pod(c.name, `
 containers:
   - name: app
     image: BUSYBOX
-    command: [sh, -c, "`+command+`"]
-    resources: {limits: {ephemeral-storage: 12Mi}}
+    command: [sh, -c, "`+c.command+`"]
+    resources: {limits: {ephemeral-storage: `+c.limit+`}}
 `)
 		}
 		for _, name := range []string{"files", "log"} {
@@ -52,8 +54,8 @@ func collectAlways() (string, error) {
 	return fmt.Sprintf("imageGCHighThresholdPercent: %d\nimageGCLowThresholdPercent: %d\nimageMinimumGCAge: 1s", max(half, 1), max(half-1, 0)), nil
 }
 
-// TestDiskPressure: when the disk is nearly full, unused images go first and then the pod
-// that has written the most; the others stay, and the pressure is over.
+// TestDiskPressure: when the disk is nearly full, unused images go, and then the pod that has
+// written the most; the others stay, and the pressure is over.
 func TestDiskPressure(t *testing.T) {
 	onHullsAlone(t, func(e *env) {
 		unused := e.unused()
@@ -64,7 +66,12 @@ func TestDiskPressure(t *testing.T) {
 		var disk unix.Statfs_t
 		e.ok(unix.Statfs(harness.Dir(), &disk))
 		free := int64(disk.Bavail) * disk.Bsize
-		e.configure(fmt.Sprintf("evictionHard: {nodefs.available: '%d', imagefs.available: '%d'}\nevictionPressureTransitionPeriod: 5s", free-spare, free-spare))
+		// No image goes without pressure: see collectAlways.
+		e.configure(fmt.Sprintf("evictionHard: {nodefs.available: '%d', imagefs.available: '%d'}\nevictionPressureTransitionPeriod: 5s\n"+
+			"imageGCHighThresholdPercent: 100\nimageGCLowThresholdPercent: 99", free-spare, free-spare))
+		if e.absent(unused) == nil {
+			e.t.Error("the image has gone before there was pressure")
+		}
 		e.pod("big", "containers: [{name: app, image: BUSYBOX, command: [sh, -c, 'head -c "+fmt.Sprint(more)+" /dev/zero > /file; sync; sleep 3600']}]")
 		p := e.ended("big")
 		if p.Status.Reason != "Evicted" || !strings.Contains(p.Status.Message, "low on resource: ephemeral-storage") {

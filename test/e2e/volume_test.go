@@ -2,12 +2,14 @@ package e2e
 
 import (
 	"fmt"
+	"net"
 	"os"
 	"path/filepath"
 	"strings"
 	"testing"
 	"time"
 
+	"golang.org/x/sys/unix"
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 )
@@ -28,6 +30,7 @@ func TestAPIVolumes(t *testing.T) {
 volumes:
   - {name: config, configMap: {name: config, defaultMode: 0440}}
   - {name: secret, secret: {secretName: secret}}
+  - {name: self, downwardAPI: {items: [{path: name, fieldRef: {fieldPath: metadata.name}}]}}
   - name: all
     projected:
       sources:
@@ -50,12 +53,14 @@ containers:
       - {name: config, mountPath: /one, subPath: key}
       - {name: secret, mountPath: /secret, readOnly: true}
       - {name: all, mountPath: /all}
+      - {name: self, mountPath: /self}
 `)
 		p := e.ready("p")
 		for command, want := range map[string]string{
 			"cat /config/key /secret/password /all/password /all/deep/other": "oldoldoldthing",
 			"stat -Lc %a /config/key":                       "440",
 			"cat /one":                                      "old",
+			"cat /self/name":                                "p",
 			"cat /all/labels":                               `app="p"`,
 			"cut -d. -f2 /all/token | wc -l":                "1",
 			"echo $POD_IP $MEMORY $KEY $SECRET_password":    p.Status.PodIP + " 67108864 old old",
@@ -82,7 +87,8 @@ containers:
 	})
 }
 
-// TestEmptyDir: it is shared by a pod's containers, outlives them and not the pod.
+// TestEmptyDir: it is shared by a pod's containers, outlives them, and is as large, on disk or
+// in memory, and of whom the pod says.
 func TestEmptyDir(t *testing.T) {
 	onHulls(t, func(e *env) {
 		e.pod("p", `
@@ -157,7 +163,7 @@ func TestHostPath(t *testing.T) {
 		e.ok(os.WriteFile(filepath.Join(dir, "file"), []byte("host\n"), 0o640))
 		e.pod("p", `
 volumes:
-  - {name: any, hostPath: {path: /var/lib/e2e-NAMESPACE}}
+  - {name: any, hostPath: {path: /var/lib/e2e-NAMESPACE, type: Directory}}
   - {name: dir, hostPath: {path: /var/lib/e2e-NAMESPACE/made, type: DirectoryOrCreate}}
   - {name: file, hostPath: {path: /var/lib/e2e-NAMESPACE/file, type: File}}
   - {name: new, hostPath: {path: /var/lib/e2e-NAMESPACE/new, type: FileOrCreate}}
@@ -193,6 +199,36 @@ volumes: [{name: v, hostPath: {path: /var/lib/e2e-NAMESPACE/file, type: Director
 containers: [{name: app, image: BUSYBOX, command: [sleep, "3600"], volumeMounts: [{name: v, mountPath: /v}]}]
 `)
 		e.event("wrong", "FailedMount", "hostPath type check failed")
+	})
+}
+
+// TestHostPathSpecial: sockets and devices of the node, of which a virtual machine says that it
+// cannot have them.
+func TestHostPathSpecial(t *testing.T) {
+	onHulls(t, func(e *env) {
+		dir := "/var/lib/e2e-" + e.ns
+		e.ok(os.MkdirAll(dir, 0o755))
+		l, err := net.Listen("unix", dir+"/socket")
+		e.ok(err)
+		e.t.Cleanup(func() { l.Close() })
+		e.ok(unix.Mknod(dir+"/null", unix.S_IFCHR|0o666, int(unix.Mkdev(1, 3))))
+		e.ok(unix.Mknod(dir+"/block", unix.S_IFBLK|0o600, int(unix.Mkdev(7, 0))))
+		for _, c := range []struct{ name, kind, test, refusal string }{
+			{"socket", "Socket", "test -S /v", "is a socket of the host"},
+			{"null", "CharDevice", "echo x > /v && test -c /v", "is a device of the host"},
+			{"block", "BlockDevice", "test -b /v", "is a device of the host"},
+		} {
+			e.pod(c.name, fmt.Sprintf(`
+volumes: [{name: v, hostPath: {path: /var/lib/e2e-NAMESPACE/%s, type: %s}}]
+containers: [{name: app, image: BUSYBOX, command: [sleep, "3600"], volumeMounts: [{name: v, mountPath: /v}]}]
+`, c.name, c.kind))
+			if e.hull == virtual {
+				e.event(c.name, "Failed", c.refusal)
+				continue
+			}
+			e.ready(c.name)
+			e.exec(c.name, "app", c.test)
+		}
 	})
 }
 
