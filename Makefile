@@ -9,10 +9,10 @@ GO_BUILD := go build -trimpath -buildvcs=false -ldflags '$(LDFLAGS)'
 SOCKET := /run/cricket/cricket.sock
 
 # Packages with unit tests only; the suites below test/ start daemons.
-UNIT := ./cri/... ./sandbox/... ./runtime/... ./cmd/... ./hack/... ./test/layout/... ./test/coverage/... ./test/critest/... ./test/specs/... ./test/upstream/... ./test/harness/... ./test/images/... ./test/bench/...
+UNIT := ./cri/... ./sandbox/... ./runtime/... ./cmd/... ./hack/... ./test/layout/... ./test/coverage/... ./test/critest/... ./test/specs/... ./test/upstream/... ./test/harness/... ./test/images/... ./test/bench/... ./test/clusterbench/...
 
 .DEFAULT_GOAL := help
-.PHONY: help setup build run test cri-coverage test-unit test-integration test-integration-vm test-integration-vm-quick test-conformance test-vm test-diff test-diff-vm test-trees test-critest test-critest-vm test-kubelet test-long test-vm-workloads test-node test-e2e test-e2e-long conformance cluster cluster-down shell race lint bench test-bench guest guest-kernel clean $(wildcard cmd/*)
+.PHONY: help setup build run test cri-coverage test-unit test-integration test-integration-vm test-integration-vm-quick test-conformance test-vm test-diff test-diff-vm test-trees test-critest test-critest-vm test-kubelet test-long test-vm-workloads test-node test-e2e test-e2e-long test-clusterbench conformance cluster cluster-down shell race lint bench test-bench guest guest-kernel clean $(wildcard cmd/*)
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "  make %-18s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -101,7 +101,7 @@ shell: build ## a shell beside a private cricketd, with crictl and the test imag
 	@hack/setup test
 	@go run ./test/critest --cricketd bin/cricketd --shell bash
 
-test-long: build ## what takes longer: 500 containers, integration under the race detector, critest three times and against containerd, workloads in virtual machines, a kubelet, a cluster three times, the virtual node, Kubernetes' conformance specs
+test-long: build ## what takes longer: 500 containers, integration under the race detector, critest three times and against containerd, workloads in virtual machines, a kubelet, a cluster three times and its times beside containerd's, the virtual node, Kubernetes' conformance specs
 	@hack/setup test
 	CRICKET_TEST_LONG=1 go test -vet=off -count=1 -timeout 20m -v -run FiveHundred ./runtime/monitor
 	CRICKET_TEST_LONG=1 go test -vet=off -count=1 -timeout 40m -v -run MillionEntries ./runtime/layer
@@ -116,6 +116,7 @@ test-long: build ## what takes longer: 500 containers, integration under the rac
 	$(MAKE) test-kubelet
 	$(MAKE) test-bench
 	$(MAKE) test-e2e-long
+	$(MAKE) test-clusterbench
 	$(MAKE) test-node
 	$(MAKE) conformance
 
@@ -147,6 +148,10 @@ test-e2e-long: build guest
 	@go run ./hack/tools/install --to bin kubectl
 	CGO_ENABLED=0 go test -vet=off -count=3 -p 1 -parallel 4 -timeout 240m ./test/clusterlife ./test/e2e
 	CRICKET_TEST_LONG=1 CGO_ENABLED=0 go test -vet=off -count=1 -timeout 60m -run TestChurn ./test/e2e
+
+test-clusterbench: build guest ## how fast a cluster starts and deletes pods, as a gate: on Cricket beside containerd, within the bounds of test/clusterbench/gate.go
+	@hack/setup test
+	@go run ./test/clusterbench --cricketd bin/cricketd --gate
 
 conformance: build guest ## Kubernetes' own conformance specs, as far as they suit one node, in both hulls and on containerd, side by side; hours
 	@hack/setup work

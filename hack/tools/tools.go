@@ -15,6 +15,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strings"
+	"time"
 )
 
 // Tool is one program.
@@ -95,7 +96,8 @@ func Containerd() []Tool {
 // Builder builds tools. Two builders may share a cache, but not at the same time.
 type Builder struct {
 	Cache string
-	Say   func(string, ...any)
+	// Say is told of every build that begins, and that is done, with the time it took.
+	Say func(string, ...any)
 }
 
 // Build returns the path of the program, building it if the cache does not have it. It
@@ -117,6 +119,7 @@ func (b Builder) Build(ctx context.Context, t Tool) (string, error) {
 	src := filepath.Join(cache, "src", t.Name)
 	defer func() { _ = os.RemoveAll(src) }() // only space; the next build begins with it
 	b.Say("build %s from %s", t.Name, t.Module)
+	began := time.Now()
 	if err := t.unpack(ctx, src); err != nil {
 		return "", fmt.Errorf("unpack %s: %w", t.Module, err)
 	}
@@ -133,6 +136,7 @@ func (b Builder) Build(ctx context.Context, t Tool) (string, error) {
 	if err := t.compile(ctx, src, out); err != nil {
 		return "", fmt.Errorf("build %s: %w", t.Name, err)
 	}
+	b.Say("%6.1fs  %s is built", time.Since(began).Seconds(), t.Name)
 	return out, nil
 }
 

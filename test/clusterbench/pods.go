@@ -26,17 +26,18 @@ func (s series) median() float64 {
 // limit is how long one round may take.
 const limit = 10 * time.Minute
 
-// rounded runs all rounds and returns the figures by name.
+// rounded runs all rounds and returns the times by name.
 func (o options) rounded(ctx context.Context, c *cluster.Cluster) (map[string]series, error) {
 	classes := []string{""}
 	if o.vm && o.only == cluster.Cricket {
 		classes = append(classes, "vm")
 	}
-	figures := map[string]series{}
+	times := map[string]series{}
 	for _, class := range classes {
 		for _, n := range []int{1, o.pods} {
 			for round := range o.rounds + 1 {
-				started, deleted, err := once(ctx, c, class, n)
+				name := fmt.Sprintf("%s%d", class, n)
+				started, deleted, err := once(ctx, c, class, name, n)
 				if err != nil {
 					return nil, err
 				}
@@ -44,17 +45,17 @@ func (o options) rounded(ctx context.Context, c *cluster.Cluster) (map[string]se
 				if round == 0 {
 					continue // it pulls the image
 				}
-				name := fmt.Sprintf("%s%d", class, n)
-				figures[name+" start"] = append(figures[name+" start"], started)
-				figures[name+" delete"] = append(figures[name+" delete"], deleted)
+				times[name+" start"] = append(times[name+" start"], started)
+				times[name+" delete"] = append(times[name+" delete"], deleted)
 			}
 		}
 	}
-	return figures, nil
+	return times, nil
 }
 
-// once makes n pods at once and deletes them, and returns how long each took, in seconds.
-func once(ctx context.Context, c *cluster.Cluster, class string, n int) (started, deleted float64, err error) {
+// once makes n pods at once for a measurement and deletes them, and returns how long each
+// took, in seconds.
+func once(ctx context.Context, c *cluster.Cluster, class, measurement string, n int) (started, deleted float64, err error) {
 	ctx, cancel := context.WithTimeout(ctx, limit)
 	defer cancel()
 	pods := c.Client.CoreV1().Pods("default")
@@ -65,7 +66,7 @@ func once(ctx context.Context, c *cluster.Cluster, class string, n int) (started
 	defer w.Stop()
 	began := time.Now()
 	err = each(n, func(i int) error {
-		_, err := pods.Create(ctx, pod(fmt.Sprintf("bench-%d", i), class), metav1.CreateOptions{})
+		_, err := pods.Create(ctx, pod(podName(measurement, i), class), metav1.CreateOptions{})
 		return err
 	})
 	if err == nil {
@@ -79,7 +80,7 @@ func once(ctx context.Context, c *cluster.Cluster, class string, n int) (started
 		return started, 0, err
 	}
 	began = time.Now()
-	err = each(n, func(i int) error { return pods.Delete(ctx, fmt.Sprintf("bench-%d", i), metav1.DeleteOptions{}) })
+	err = each(n, func(i int) error { return pods.Delete(ctx, podName(measurement, i), metav1.DeleteOptions{}) })
 	if err == nil {
 		err = seen(ctx, w, n, func(e watch.Event) bool { return e.Type == watch.Deleted })
 	}

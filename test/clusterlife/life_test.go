@@ -6,156 +6,152 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
-	"regexp"
+	"slices"
 	"strings"
 	"testing"
 	"time"
 
 	"golang.org/x/sys/unix"
-
-	"github.com/cricket-cri/cricket/test/harness"
 )
 
 // root is the project's directory: tests run in their package's.
 const root = "../.."
 
-// ours are the processes that a cluster may have left.
-var ours = regexp.MustCompile(`^process .*(cricket|kube|etcd|coredns|qemu|pause|agnhost)`)
-
-// observe lists what the machine holds.
-func observe(t *testing.T) harness.Snapshot {
-	t.Helper()
-	s, err := harness.Observe()
-	if err != nil {
-		t.Fatal(err)
-	}
-	for line := range s {
-		if strings.HasPrefix(line, "process ") && !ours.MatchString(line) {
-			delete(s, line)
-		}
-	}
-	for _, name := range []string{"vm/overcommit_memory", "kernel/panic", "kernel/panic_on_oops", "kernel/keys/root_maxkeys"} {
-		data, err := os.ReadFile(filepath.Join("/proc/sys", name))
-		if err != nil {
-			t.Fatal(err)
-		}
-		s["setting "+name+" "+string(data)]++
-	}
-	dirs, err := filepath.Glob("/var/tmp/cricket-node-*")
-	if err != nil {
-		t.Fatal(err)
-	}
-	for _, d := range dirs {
-		s["directory "+d]++
-	}
-	return s
+// command makes a command in the project's directory, as people give it there: without the
+// variables by which the make that runs this test, if one does, tells others of itself and has
+// the test built.
+func command(ctx context.Context, words ...string) *exec.Cmd {
+	c := exec.CommandContext(ctx, words[0], words[1:]...)
+	c.Dir = root
+	c.Env = slices.DeleteFunc(c.Environ(), func(v string) bool {
+		return strings.HasPrefix(v, "MAKE") || strings.HasPrefix(v, "MFLAGS=") || strings.HasPrefix(v, "CGO_ENABLED=")
+	})
+	return c
 }
 
-// tool runs a command in the project's directory and returns its output.
-func tool(t *testing.T, limit time.Duration, name string, args ...string) string {
+// tool runs a command and returns its output.
+func tool(t *testing.T, limit time.Duration, words ...string) string {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(t.Context(), limit)
 	defer cancel()
-	c := exec.CommandContext(ctx, name, args...)
-	c.Dir = root
-	out, err := c.CombinedOutput()
+	out, err := command(ctx, words...).CombinedOutput()
 	if err != nil {
-		t.Fatalf("%s %s: %v\n%s", name, strings.Join(args, " "), err, out)
+		t.Fatalf("%s: %v\n%s", strings.Join(words, " "), err, out)
 	}
 	return string(out)
 }
 
-// program builds hack/cluster.
-func program(t *testing.T) string {
+// Commands of the README, and of docs/kubernetes.md.
+var (
+	makeUp       = []string{"make", "cluster"}
+	makeDown     = []string{"make", "cluster-down"}
+	containerdUp = []string{"go", "run", "./hack/cluster", "--runtime", "containerd", "up"}
+	shell        = []string{"go", "run", "./hack/cluster", "shell"}
+)
+
+// down removes the cluster. The first one builds what it needs for that.
+func down(t *testing.T) {
 	t.Helper()
-	path := filepath.Join(t.TempDir(), "cluster")
-	tool(t, 10*time.Minute, "go", "build", "-o", path, "./hack/cluster")
-	return path
+	tool(t, 10*time.Minute, makeDown...)
 }
 
-// up starts a cluster, which is gone when the test has ended. It returns the kubeconfig.
-func up(t *testing.T, program string) string {
+// up starts a cluster by the given command, which is gone when the test has ended, and makes
+// it kubectl's.
+func up(t *testing.T, words ...string) {
 	t.Helper()
 	t.Cleanup(func() {
-		c := exec.Command(program, "down")
-		c.Dir = root
-		if out, err := c.CombinedOutput(); err != nil {
+		if out, err := command(context.Background(), makeDown...).CombinedOutput(); err != nil {
 			t.Errorf("down: %v\n%s", err, out)
 		}
 	})
-	t.Log(tool(t, time.Hour, program, "up"))
-	return filepath.Join(root, ".cache/cluster/kubeconfig")
+	t.Log(tool(t, time.Hour, words...))
+	config, err := filepath.Abs(filepath.Join(root, ".cache/cluster/kubeconfig"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Setenv("KUBECONFIG", config)
 }
 
-// same compares what the machine holds with what it held.
-func same(t *testing.T, before harness.Snapshot) {
+func kubectl(t *testing.T, args ...string) string {
 	t.Helper()
-	after := observe(t)
-	if left := before.Leaks(after); len(left) > 0 {
-		t.Errorf("left behind:\n  %s", strings.Join(left, "\n  "))
-	}
-	if gone := after.Leaks(before); len(gone) > 0 {
-		t.Errorf("taken away:\n  %s", strings.Join(gone, "\n  "))
-	}
+	return tool(t, 5*time.Minute, append([]string{"bin/kubectl"}, args...)...)
 }
 
-// deployment has a pod in either hull.
+// deployment has a pod in the hull that it is called after.
 const deployment = `
 apiVersion: apps/v1
 kind: Deployment
-metadata: {name: kernel}
+metadata: {name: HULL}
 spec:
-  selector: {matchLabels: {app: kernel}}
+  selector: {matchLabels: {app: HULL}}
   template:
-    metadata: {labels: {app: kernel}}
+    metadata: {labels: {app: HULL}}
     spec:
-      containers: [{name: app, image: "registry.k8s.io/e2e-test-images/busybox:1.29-2", command: [sleep, "3600"]}]
----
-apiVersion: apps/v1
-kind: Deployment
-metadata: {name: vm}
-spec:
-  selector: {matchLabels: {app: vm}}
-  template:
-    metadata: {labels: {app: vm}}
-    spec:
-      runtimeClassName: vm
-      containers: [{name: app, image: "registry.k8s.io/e2e-test-images/busybox:1.29-2", command: [sleep, "3600"]}]
+      CLASS
+      containers: [{name: app, image: "registry.k8s.io/e2e-test-images/busybox:1.29-2", command: [sleep, "NAP"]}]
 `
 
-// TestUpAndDown: what make cluster promises.
-func TestUpAndDown(t *testing.T) {
-	p := program(t)
-	tool(t, time.Minute, p, "down")
-	before := observe(t)
-	config := up(t, p)
-	kubectl := func(args ...string) string {
-		t.Helper()
-		return tool(t, 5*time.Minute, "bin/kubectl", append([]string{"--kubeconfig", config[len(root)+1:]}, args...)...)
+// deploy makes a Deployment in each hull, waits for them and executes a command in them.
+func deploy(t *testing.T, hulls ...string) {
+	t.Helper()
+	for _, hull := range hulls {
+		class := ""
+		if hull == "vm" {
+			class = "runtimeClassName: vm"
+		}
+		text := strings.NewReplacer("HULL", hull, "CLASS", class, "NAP", nap).Replace(deployment)
+		file := filepath.Join(t.TempDir(), "deployment.yaml")
+		if err := os.WriteFile(file, []byte(text), 0o644); err != nil {
+			t.Fatal(err)
+		}
+		kubectl(t, "apply", "-f", file)
 	}
-	file := filepath.Join(t.TempDir(), "deployment.yaml")
-	if err := os.WriteFile(file, []byte(deployment), 0o644); err != nil {
-		t.Fatal(err)
+	for _, hull := range hulls {
+		kubectl(t, "rollout", "status", "deployment/"+hull, "--timeout", "4m")
+		t.Log(kubectl(t, "exec", "deployment/"+hull, "--", "uname", "-r"))
 	}
-	kubectl("apply", "-f", file)
-	for _, hull := range []string{"kernel", "vm"} {
-		kubectl("rollout", "status", "deployment/"+hull, "--timeout", "4m")
-		t.Log(kubectl("exec", "deployment/"+hull, "--", "uname", "-r"))
-	}
-	if out := tool(t, time.Minute, p, "shell", "ls", "/var/lib/kubelet/pods"); len(strings.Fields(out)) < 3 {
+}
+
+// pods fails the test if there are fewer in the node.
+func pods(t *testing.T, least int) {
+	t.Helper()
+	out := tool(t, 2*time.Minute, slices.Concat(shell, []string{"ls", "/var/lib/kubelet/pods"})...)
+	if len(strings.Fields(out)) < least {
 		t.Errorf("in the node there are the pods %q", out)
 	}
-	tool(t, 2*time.Minute, p, "down")
+}
+
+// TestUpAndDown: what the README says of make cluster and make cluster-down.
+func TestUpAndDown(t *testing.T) {
+	down(t)
+	before := observe(t)
+	up(t, makeUp...)
+	deploy(t, "kernel", "vm")
+	pods(t, 3) // CoreDNS is one
+	down(t)
+	same(t, before)
+}
+
+// TestContainerd: the same on the runtime that Cricket is compared with.
+func TestContainerd(t *testing.T) {
+	down(t)
+	before := observe(t)
+	up(t, containerdUp...)
+	deploy(t, "kernel")
+	pods(t, 2)
+	if version := kubectl(t, "get", "nodes", "-o", "jsonpath={.items[*].status.nodeInfo.containerRuntimeVersion}"); !strings.HasPrefix(version, "containerd://") {
+		t.Errorf("the node runs %q", version)
+	}
+	down(t)
 	same(t, before)
 }
 
 // TestHolderKilled: the process that holds the node is killed, and all goes with it but
 // what down removes.
 func TestHolderKilled(t *testing.T) {
-	p := program(t)
-	tool(t, time.Minute, p, "down")
+	down(t)
 	before := observe(t)
-	up(t, p)
+	up(t, makeUp...)
 	data, err := os.ReadFile(filepath.Join(root, ".cache/cluster/node.json"))
 	if err != nil {
 		t.Fatal(err)
@@ -167,6 +163,6 @@ func TestHolderKilled(t *testing.T) {
 	if err := unix.Kill(r.Pid, unix.SIGKILL); err != nil {
 		t.Fatal(err)
 	}
-	tool(t, 2*time.Minute, p, "down")
+	down(t)
 	same(t, before)
 }

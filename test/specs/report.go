@@ -28,22 +28,40 @@ func (s Spec) Skipped() bool { return s.State == skipped || s.State == pending }
 // Chosen tells whether the spec was to run. One that was not says nothing about it.
 func (s Spec) Chosen() bool { return s.State != pending && (s.State != skipped || s.Message != "") }
 
-// Read reads ginkgo's JSON report.
-func Read(path string) ([]Spec, error) {
-	all, err := read(path)
-	if err != nil {
-		return nil, fmt.Errorf("read ginkgo's report: %w", err)
-	}
-	return all, nil
+// Report is what ginkgo says about a run.
+type Report struct {
+	Specs []Spec
+	// Planned is how many specs were to run when it began. Of those that an interrupted run
+	// has not come to, Specs say no more than of those that were never to run.
+	Planned int
+	// Reasons are why it failed apart from its specs: it was interrupted, or took too long.
+	Reasons []string
 }
 
-func read(path string) ([]Spec, error) {
+// Read reads the specs of ginkgo's JSON report.
+func Read(path string) ([]Spec, error) {
+	r, err := ReadReport(path)
+	return r.Specs, err
+}
+
+// ReadReport reads ginkgo's JSON report.
+func ReadReport(path string) (Report, error) {
+	r, err := read(path)
+	if err != nil {
+		return Report{}, fmt.Errorf("read ginkgo's report: %w", err)
+	}
+	return r, nil
+}
+
+func read(path string) (r Report, err error) {
 	data, err := os.ReadFile(path)
 	if err != nil {
-		return nil, err
+		return r, err
 	}
 	var suites []struct {
-		SpecReports []struct {
+		SpecialSuiteFailureReasons []string
+		PreRunStats                struct{ SpecsThatWillRun int }
+		SpecReports                []struct {
 			LeafNodeType            string
 			ContainerHierarchyTexts []string
 			LeafNodeText            string
@@ -52,27 +70,28 @@ func read(path string) ([]Spec, error) {
 		}
 	}
 	if err := json.Unmarshal(data, &suites); err != nil {
-		return nil, err
+		return r, err
 	}
-	var all []Spec
 	for _, suite := range suites {
-		for _, r := range suite.SpecReports {
-			s := Spec{State: r.State, Message: r.Failure.Message}
-			s.Name = strings.TrimSpace(strings.Join(append(r.ContainerHierarchyTexts, r.LeafNodeText), " "))
+		r.Planned += suite.PreRunStats.SpecsThatWillRun
+		r.Reasons = append(r.Reasons, suite.SpecialSuiteFailureReasons...)
+		for _, spec := range suite.SpecReports {
+			s := Spec{State: spec.State, Message: spec.Failure.Message}
+			s.Name = strings.TrimSpace(strings.Join(append(spec.ContainerHierarchyTexts, spec.LeafNodeText), " "))
 			if s.Name == "" {
-				s.Name = r.LeafNodeType
+				s.Name = spec.LeafNodeType
 			}
 			// Set-up that passed is no spec; set-up that failed is a failure.
-			if r.LeafNodeType != "It" && s.State == Passed {
+			if spec.LeafNodeType != "It" && s.State == Passed {
 				continue
 			}
-			all = append(all, s)
+			r.Specs = append(r.Specs, s)
 		}
 	}
-	if len(all) == 0 {
-		return nil, errors.New("it has no specs")
+	if len(r.Specs) == 0 {
+		return r, errors.New("it has no specs")
 	}
-	return all, nil
+	return r, nil
 }
 
 // Brief is the beginning of a spec's message, indented to stand below its name.

@@ -3,6 +3,7 @@ package specs
 import (
 	"os"
 	"path/filepath"
+	"slices"
 	"testing"
 )
 
@@ -24,7 +25,8 @@ func TestParseList(t *testing.T) {
 
 func TestRead(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "report.json")
-	const report = `[{"SpecReports": [
+	const report = `[{"PreRunStats": {"TotalSpecs": 3, "SpecsThatWillRun": 2}, "SpecialSuiteFailureReasons": ["Interrupted by User"],
+		"SpecReports": [
 		{"LeafNodeType": "BeforeSuite", "State": "passed"},
 		{"LeafNodeType": "It", "ContainerHierarchyTexts": ["[k8s.io] Container"], "LeafNodeText": "starts", "State": "passed"},
 		{"LeafNodeType": "AfterSuite", "State": "failed", "Failure": {"Message": "why"}}]}]`
@@ -37,6 +39,9 @@ func TestRead(t *testing.T) {
 	}
 	if all[0].Name != "[k8s.io] Container starts" || all[1].State != "failed" || all[1].Message != "why" {
 		t.Errorf("read %+v", all)
+	}
+	if r, err := ReadReport(path); err != nil || r.Planned != 2 || !slices.Equal(r.Reasons, []string{"Interrupted by User"}) || !slices.Equal(r.Specs, all) {
+		t.Errorf("read %+v (%v)", r, err)
 	}
 	if err := os.WriteFile(path, []byte(`[{"SpecReports": []}]`), 0o644); err != nil {
 		t.Fatal(err)

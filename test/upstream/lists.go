@@ -83,14 +83,18 @@ func (l lists) count(all []specs.Spec, say func(string, ...any)) (t total) {
 
 // report prints what became of a side's specs and returns the exit code. Only what is left
 // out may be skipped.
-func (l lists) report(r results) int {
+func (l lists) report(s side, r results) int {
 	t := l.count(r.Specs, say)
+	bad := r.incomplete(s)
 	for _, e := range r.Stale {
-		say("FAILED the lists name a spec that is not there: %s", e)
+		bad = append(bad, "the lists name a spec that is not there: "+e)
+	}
+	for _, b := range bad {
+		say("FAILED %s", b)
 	}
 	say("%s", t)
-	if t.passed > 0 && t.failed == 0 && t.skipped == 0 && len(r.Stale) == 0 {
+	if t.passed > 0 && t.failed == 0 && t.skipped == 0 && len(bad) == 0 {
 		return 0
 	}
-	return 1
+	return specsFailed
 }

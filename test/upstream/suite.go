@@ -50,22 +50,30 @@ func (o options) inside(ctx context.Context, s side) (code int, err error) {
 	if err != nil {
 		return 1, err
 	}
-	all, err := o.suite(ctx, c, s, l)
+	r := results{Commit: os.Getenv(commitEnv), Date: time.Now(), Focus: o.focus}
+	report, err := o.suite(ctx, c, s, l)
 	if err != nil {
 		return 1, err
 	}
-	r := results{Specs: chosen(all)}
+	r.Planned, r.Reasons, r.Specs = report.Planned, report.Reasons, chosen(report.Specs)
 	if o.focus == "" {
-		r.Stale = l.stale(all)
+		r.Stale = l.stale(report.Specs)
+	}
+	if s.machines {
+		// Without the number the results of hours are incomplete, and not lost.
+		if r.Machines, err = machines(ctx, c); err != nil {
+			r.Reasons = append(r.Reasons, err.Error())
+		}
+		say("%d pods were virtual machines", r.Machines)
 	}
 	if err := o.save(s, r); err != nil {
 		return 1, err
 	}
-	return l.report(r), nil
+	return l.report(s, r), nil
 }
 
 // suite runs the suite and returns what ginkgo says about every spec, chosen or not.
-func (o options) suite(ctx context.Context, c *cluster.Cluster, s side, l lists) ([]specs.Spec, error) {
+func (o options) suite(ctx context.Context, c *cluster.Cluster, s side, l lists) (r specs.Report, err error) {
 	const report = "ginkgo.json"
 	parallel := s.parallel
 	if o.parallel > 0 {
@@ -85,7 +93,7 @@ func (o options) suite(ctx context.Context, c *cluster.Cluster, s side, l lists)
 		"--kubeconfig", c.Kubeconfig, "--kubectl-path", c.Kubectl(ctx).Path, "--provider", "skeleton", "--num-nodes", "1")
 	output, err := os.Create(filepath.Join(o.dir(s), "output.txt"))
 	if err != nil {
-		return nil, err
+		return r, err
 	}
 	defer output.Close()
 	say("%d specs at once; the suite's output goes to %s", parallel, output.Name())
@@ -94,11 +102,11 @@ func (o options) suite(ctx context.Context, c *cluster.Cluster, s side, l lists)
 	began := time.Now()
 	runErr := g.Run()
 	say("the suite ran for %s", time.Since(began).Round(time.Second))
-	all, err := specs.Read(filepath.Join(o.dir(s), report))
+	r, err = specs.ReadReport(filepath.Join(o.dir(s), report))
 	if err != nil {
-		return nil, errors.Join(err, runErr)
+		return r, errors.Join(err, runErr)
 	}
-	return all, nil
+	return r, nil
 }
 
 // applyDefaultClass returns when the API server does what defaultClass says.

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"fmt"
 	"maps"
 	"os"
@@ -15,13 +16,16 @@ import (
 // column is one side of the comparison.
 type column struct {
 	side
-	lists lists
-	specs map[string]specs.Spec // by name
-	stale []string
+	results results
+	lists   lists
+	specs   map[string]specs.Spec // those of the results by name
 }
 
+// absent is the state of a spec that a side has no result of.
+const absent = "absent"
+
 // compare prints the results of all sides beside each other. The exit code says whether
-// Cricket passes what containerd passes.
+// all have run the same specs and Cricket passes what containerd passes.
 func (o options) compare() (int, error) {
 	var columns []column
 	for _, s := range sides() {
@@ -36,6 +40,7 @@ func (o options) compare() (int, error) {
 		columns = append(columns, c)
 	}
 	totals(columns)
+	footnotes(columns)
 	differences(columns)
 	bad := problems(columns)
 	for _, p := range bad {
@@ -49,7 +54,7 @@ func (o options) compare() (int, error) {
 }
 
 func newColumn(s side, r results) (c column, err error) {
-	c = column{side: s, specs: map[string]specs.Spec{}, stale: r.Stale}
+	c = column{side: s, results: r, specs: map[string]specs.Spec{}}
 	for _, spec := range r.Specs {
 		c.specs[spec.Name] = spec
 	}
@@ -60,10 +65,22 @@ func newColumn(s side, r results) (c column, err error) {
 func totals(columns []column) {
 	w := tabwriter.NewWriter(os.Stdout, 0, 0, 2, ' ', 0)
 	defer w.Flush()
-	fmt.Fprintln(w, "\nsuite on\tpassed\tfailed\tskipped\texceptions")
+	fmt.Fprintln(w, "\nsuite on\tpassed\tfailed\tskipped\texceptions\tcommit\tdate (UTC)")
 	for _, c := range columns {
 		t := c.lists.count(slices.Collect(maps.Values(c.specs)), func(string, ...any) {})
-		fmt.Fprintf(w, "%s\t%d\t%d\t%d\t%d\n", c.name, t.passed, t.failed, t.skipped, t.excepted)
+		fmt.Fprintf(w, "%s\t%d\t%d\t%d\t%d\t%s\t%s\n", c.name, t.passed, t.failed, t.skipped, t.excepted,
+			cmp.Or(c.results.Commit, "unknown"), c.results.when())
+	}
+}
+
+// footnotes say what a column with machines does not mean.
+func footnotes(columns []column) {
+	for _, c := range columns {
+		if !c.machines {
+			continue
+		}
+		say("\non %s %d pods were machines; pods with the host's namespaces run on the shared kernel, which no "+
+			"hypervisor-based runtime shares with a machine: docs/limitations.md", c.name, c.results.Machines)
 	}
 }
 
@@ -104,7 +121,7 @@ func (c column) state(name string) string {
 	s, ok := c.specs[name]
 	switch {
 	case !ok:
-		return "absent"
+		return absent
 	case s.State != specs.Passed && !s.Skipped() && c.lists.exceptions.Has(name):
 		return "excepted"
 	default:
@@ -122,18 +139,23 @@ func reason(columns []column, name string) string {
 	return ""
 }
 
-// problems are where a side of Cricket is worse than containerd, and lists that do not tell
-// the truth.
+// problems are runs that do not stand for the suite, specs that not every side has run, where
+// a side of Cricket is worse than containerd, and lists that do not tell the truth.
 func problems(columns []column) (bad []string) {
 	i := slices.IndexFunc(columns, func(c column) bool { return c.runtime == cluster.Containerd })
 	peer := columns[i]
 	for _, c := range columns {
-		for _, e := range c.stale {
+		for _, why := range c.results.incomplete(c.side) {
+			bad = append(bad, "on "+c.name+" "+why)
+		}
+		for _, e := range c.results.Stale {
 			bad = append(bad, "the lists name a spec that is not there: "+e)
 		}
 		for _, name := range names(columns) {
 			state, excepted := c.state(name), c.lists.exceptions.Has(name)
 			switch {
+			case state == absent:
+				bad = append(bad, "on "+c.name+" (absent) "+name)
 			case c.specs[name].Skipped():
 				bad = append(bad, "on "+c.name+" (skipped, and not in left-out.txt) "+name)
 			case state == specs.Passed && excepted:

@@ -58,6 +58,28 @@ func TestStale(t *testing.T) {
 	}
 }
 
+// ran are the results of a few specs, called a, b and so on, in the given states; those
+// without a state are absent.
+func ran(states ...string) results {
+	r := results{Focus: "[a-e]", Machines: 1}
+	for i, state := range states {
+		if state != "" {
+			r.Specs = append(r.Specs, specs.Spec{Name: string(rune('a' + i)), State: state})
+		}
+	}
+	r.Planned = len(r.Specs)
+	return r
+}
+
+func columnOf(t *testing.T, s side, r results) column {
+	t.Helper()
+	c, err := newColumn(s, r)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return c
+}
+
 func TestProblems(t *testing.T) {
 	var columns []column
 	for i, states := range [][]string{
@@ -65,13 +87,7 @@ func TestProblems(t *testing.T) {
 		{"passed", "failed", "passed", "failed", ""},
 		{"passed", "failed", "passed", "passed", "passed"},
 	} {
-		c := column{side: sides()[i], specs: map[string]specs.Spec{}}
-		for i, state := range states {
-			if name := string(rune('a' + i)); state != "" {
-				c.specs[name] = specs.Spec{Name: name, State: state}
-			}
-		}
-		columns = append(columns, c)
+		columns = append(columns, columnOf(t, sides()[i], ran(states...)))
 	}
 	columns[1].lists.exceptions = list(t, "d # no such thing in a machine\nc # nor this\n")
 	got := strings.Join(problems(columns), "\n")
