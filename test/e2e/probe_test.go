@@ -78,7 +78,11 @@ containers:
     image: BUSYBOX
     command: [sh, -c, "trap 'exit 9' TERM; while :; do sleep 0.1; done"]
     livenessProbe: {tcpSocket: {port: 9}, periodSeconds: 1, timeoutSeconds: 20, failureThreshold: 1, initialDelaySeconds: 2}
-  - name: closed
+`)
+		// Of its own: the kubelet tells the API of so many events of a pod and no more.
+		e.pod("closed", `
+containers:
+  - name: app
     image: BUSYBOX
     command: [sleep, "3600"]
     readinessProbe: {tcpSocket: {port: 9}, periodSeconds: 1, timeoutSeconds: 20}
@@ -92,8 +96,9 @@ containers:
 			})
 		}
 		e.event("p", "Unhealthy", "HTTP probe failed with statuscode: 500")
-		e.event("p", "Unhealthy", "connection refused")
-		if s := container(e.get("p"), "closed"); s.Ready || s.State.Running == nil || s.RestartCount != 0 {
+		e.event("p", "Unhealthy", "Liveness probe failed: dial tcp")
+		e.event("closed", "Unhealthy", "Readiness probe failed: dial tcp")
+		if s := container(e.get("closed"), "app"); s.Ready || s.State.Running == nil || s.RestartCount != 0 {
 			e.t.Errorf("what has its port closed is %+v", s)
 		}
 	})

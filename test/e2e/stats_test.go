@@ -26,7 +26,8 @@ const mebi = 1 << 20
 
 // TestStats compares what the kubelet tells of a pod, in each of its ways, with what the
 // pod's processes say themselves; of the pod as a whole, and so of a virtual machine, with what
-// the node's kernel says of the processes in the pod's cgroup. The summary and the metrics come from the runtime:
+// the node's kernel says of the processes in the pod's cgroup. Those of the node are the
+// kubelet's own, of its cgroups. The summary and the metrics come from the runtime:
 // PodAndContainerStatsFromCRI.
 func TestStats(t *testing.T) {
 	onHullsAlone(t, func(e *env) {
@@ -61,7 +62,7 @@ containers:
 		time.Sleep(45 * time.Second)
 		last := e.sample(p)
 		passed := last.at.Sub(first.at).Seconds()
-		rate, podRate, nodeRate := (last.own-first.own)/passed, (last.pod-first.pod)/passed, (last.node-first.node)/passed
+		rate, podRate := (last.own-first.own)/passed, (last.pod-first.pod)/passed
 		for what, got := range map[string]float64{
 			"summary":            last.summary.container("cpu").CPU.since(first.summary.container("cpu").CPU),
 			"summary, right now": last.summary.container("cpu").CPU.UsageNanoCores / 1e9,
@@ -72,7 +73,6 @@ containers:
 		}
 		e.near("the pod's processor by summary", last.summary.CPU.since(first.summary.CPU), podRate)
 		e.near("the pod's processor by /metrics/resource", (last.whole["pod_cpu_usage_seconds_total"]-first.whole["pod_cpu_usage_seconds_total"])/passed, podRate)
-		e.near("the node's processor by summary", last.all.Node.CPU.since(first.all.Node.CPU), nodeRate)
 		e.near("the pod's memory by summary", last.summary.Memory.WorkingSetBytes, e.used(p))
 		e.near("the pod's memory by /metrics/resource", last.whole["pod_memory_working_set_bytes"], e.used(p))
 		resident := e.number("load", "memory", `awk '/^Rss(Anon|Shmem)/ {n += $2} END {print n * 1024}' /proc/1/status`)
@@ -130,22 +130,20 @@ func (zeros) Read(p []byte) (int, error) {
 // figures are what the kubelet tells of a pod at one time, and the truth.
 type figures struct {
 	at                 time.Time
-	all                summary
 	summary            podStats
 	cadvisor, resource map[string]float64 // of container cpu
 	whole              map[string]float64 // of the pod
-	// Seconds of processor time: of the process of container cpu, as it says itself, of all
-	// processes of the pod's on the node, and of all of the node's.
-	own, pod, node float64
+	// Seconds of processor time: of the process of container cpu, as it says itself, and of all
+	// processes of the pod's on the node.
+	own, pod float64
 }
 
 func (e *env) sample(p *corev1.Pod) figures {
 	e.t.Helper()
 	f := figures{own: e.number(p.Name, "cpu", `awk '{print $14 + $15}' /proc/1/stat`) / ticksPerSecond}
 	f.at = time.Now()
-	f.pod, f.node = e.podTime(p), e.nodeTime()
-	f.all = e.summary()
-	f.summary = f.all.pod(e.ns, p.Name)
+	f.pod = e.podTime(p)
+	f.summary = e.told(p.Name)
 	f.cadvisor, f.resource = e.metrics("cadvisor", p.Name, "cpu"), e.metrics("resource", p.Name, "cpu")
 	f.whole = e.metrics("resource", p.Name, "")
 	return f
@@ -157,42 +155,44 @@ const ticksPerSecond = 100
 // podTime is the processor time of the processes in a pod's cgroup that live.
 func (e *env) podTime(p *corev1.Pod) (seconds float64) {
 	e.t.Helper()
-	err := filepath.WalkDir(podCgroupDir(e, p, "cpu"), func(path string, d os.DirEntry, err error) error {
-		if err != nil || d.Name() != "cgroup.procs" {
-			return err
+	for _, pid := range e.processes(p) {
+		stat, err := os.ReadFile("/proc/" + pid + "/stat")
+		if err != nil {
+			continue // ended meanwhile
 		}
-		pids, err := os.ReadFile(path)
-		for _, pid := range strings.Fields(string(pids)) {
-			stat, err := os.ReadFile("/proc/" + pid + "/stat")
-			if err != nil {
-				continue // ended meanwhile
-			}
-			f := strings.Fields(string(stat[bytes.LastIndexByte(stat, ')')+1:]))
-			seconds += (parse(e, f[11]) + parse(e, f[12])) / ticksPerSecond
-		}
-		return err
-	})
-	e.ok(err)
-	return seconds
-}
-
-// nodeTime is the processor time of all that has run on the node.
-func (e *env) nodeTime() (seconds float64) {
-	e.t.Helper()
-	stat, err := os.ReadFile("/proc/stat")
-	e.ok(err)
-	line, _, _ := strings.Cut(string(stat), "\n")
-	for i, field := range strings.Fields(line)[1:] {
-		if i != 3 && i != 4 && i < 7 { // idle, iowait; steal and guests' follow
-			seconds += parse(e, field) / ticksPerSecond
-		}
+		f := strings.Fields(string(stat[bytes.LastIndexByte(stat, ')')+1:]))
+		seconds += (parse(e, f[11]) + parse(e, f[12])) / ticksPerSecond
 	}
 	return seconds
 }
 
-// used is the memory of a pod's cgroup that cannot be given back at once.
-func (e *env) used(p *corev1.Pod) float64 {
+// processes are those in a pod's cgroup.
+func (e *env) processes(p *corev1.Pod) (pids []string) {
 	e.t.Helper()
+	e.ok(filepath.WalkDir(podCgroupDir(e, p, "cpu"), func(path string, d os.DirEntry, err error) error {
+		if err != nil || d.Name() != "cgroup.procs" {
+			return err
+		}
+		list, err := os.ReadFile(path)
+		pids = append(pids, strings.Fields(string(list))...)
+		return err
+	}))
+	return pids
+}
+
+// used is the memory of a pod's cgroup that cannot be given back at once; of a machine what
+// no other shares, for it was made in another cgroup, which is charged with the beginning.
+func (e *env) used(p *corev1.Pod) (taken float64) {
+	e.t.Helper()
+	if e.hull == virtual {
+		for _, pid := range e.processes(p) {
+			rollup, _ := os.ReadFile("/proc/" + pid + "/smaps_rollup") // it may have ended
+			for _, m := range regexp.MustCompile(`(?m)^Private_\w+: +(\d+) kB$`).FindAllStringSubmatch(string(rollup), -1) {
+				taken += parse(e, m[1]) * 1024
+			}
+		}
+		return taken
+	}
 	usage := parse(e, podCgroup(e, p, "memory/memory.usage_in_bytes", "memory.current"))
 	m := regexp.MustCompile(`(?m)^(?:total_)?inactive_file (\d+)$`).FindAllStringSubmatch(podCgroup(e, p, "memory/memory.stat", "memory.stat"), -1)
 	return usage - parse(e, m[len(m)-1][1]) // in version 1 the total comes last
@@ -216,22 +216,8 @@ func (e *env) number(pod, container, command string) float64 {
 	return n
 }
 
-// summary is the part of the kubelet's summary that this suite reads:
+// podStats is the part of the kubelet's summary that this suite reads:
 // k8s.io/kubelet/pkg/apis/stats/v1alpha1.
-type summary struct {
-	Node struct{ CPU cpuStats }
-	Pods []podStats
-}
-
-func (s summary) pod(namespace, name string) podStats {
-	for _, p := range s.Pods {
-		if p.PodRef.Name == name && p.PodRef.Namespace == namespace {
-			return p
-		}
-	}
-	return podStats{}
-}
-
 type podStats struct {
 	PodRef     struct{ Name, Namespace string }
 	Containers []containerStats
@@ -280,16 +266,17 @@ func (e *env) kubelet(path string) (answer string) {
 	return answer
 }
 
-func (e *env) summary() (all summary) {
-	e.t.Helper()
-	e.ok(json.Unmarshal([]byte(e.kubelet("stats/summary")), &all))
-	return all
-}
-
 // told is what the summary tells of a pod.
 func (e *env) told(pod string) podStats {
 	e.t.Helper()
-	return e.summary().pod(e.ns, pod)
+	var all struct{ Pods []podStats }
+	e.ok(json.Unmarshal([]byte(e.kubelet("stats/summary")), &all))
+	for _, p := range all.Pods {
+		if p.PodRef.Name == pod && p.PodRef.Namespace == e.ns {
+			return p
+		}
+	}
+	return podStats{}
 }
 
 var (

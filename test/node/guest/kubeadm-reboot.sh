@@ -25,10 +25,16 @@ rm -f /usr/local/bin/cricketd /usr/local/bin/cricket-monitor /usr/local/bin/cric
 rm -f /etc/cni/net.d/10-cricket.conflist
 ip link delete cricket0
 rm -rf /var/lib/cni/networks/cricket
+rm -f /etc/kubernetes/kubelet.conf.d/20-cricket.conf
+rmdir /etc/kubernetes/kubelet.conf.d
+rm -f /etc/default/kubelet
+iptables-save | grep -v KUBE- | iptables-restore
+ip6tables-save | grep -v KUBE- | ip6tables-restore
 
 check "no process is left" sh -c '! pgrep -a "cricket|kube|etcd|coredns|pause|sleep"'
 check "no mount is left" sh -c '! grep -E "cricket|kubelet|/run/netns" /proc/mounts'
 check "no cgroup is left" sh -c '! find /sys/fs/cgroup -type d \( -name "kubepods*" -o -name "*cricket*" \) | grep .'
 check "no link is left" sh -c '! ip -o link | grep -E "veth|cricket"'
-check "no rule of a port is left" sh -c '! iptables-save | grep -E "CNI|cricket"'
-check "no file is left" sh -c '[ -z "$(ls -d /run/cricket* /var/lib/cricket* /etc/cricket* 2>/dev/null)" ]'
+check "no rule is left" sh -c '! { iptables-save; ip6tables-save; } | grep -E "CNI|cricket|KUBE"'
+check "no table of kube-proxy is left" sh -c '! nft list tables | grep kube-proxy'
+check "no file is left" sh -c '! ls -d /run/cricket* /var/lib/cricket* /etc/cricket* /etc/kubernetes/kubelet.conf.d /etc/default/kubelet /etc/cni/net.d/*cricket* 2>/dev/null | grep .'
