@@ -93,16 +93,18 @@ func (o options) down() error {
 	return errors.Join(errs...)
 }
 
-// end ends the process that holds the node, and with it the node.
+// end ends the process that holds the node, and with it the node. It is asked once: a second
+// signal would end it while it clears up.
 func (r record) end() error {
 	for _, s := range []unix.Signal{unix.SIGTERM, unix.SIGKILL} {
-		for deadline := time.Now().Add(time.Minute); r.alive(); time.Sleep(20 * time.Millisecond) {
-			if err := unix.Kill(r.Pid, s); err != nil && !errors.Is(err, unix.ESRCH) {
-				return fmt.Errorf("end the node: %w", err)
-			}
-			if time.Now().After(deadline) {
-				break
-			}
+		if !r.alive() {
+			return nil
+		}
+		if err := unix.Kill(r.Pid, s); err != nil && !errors.Is(err, unix.ESRCH) {
+			return fmt.Errorf("end the node: %w", err)
+		}
+		for deadline := time.Now().Add(time.Minute); r.alive() && time.Now().Before(deadline); {
+			time.Sleep(20 * time.Millisecond)
 		}
 	}
 	if r.alive() {

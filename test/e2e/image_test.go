@@ -118,3 +118,16 @@ func TestPullPolicy(t *testing.T) {
 		e.ready("never") // now it is there
 	})
 }
+
+// TestShortName: an image without a registry is Docker's, from the mirror of that.
+func TestShortName(t *testing.T) {
+	onHulls(t, func(e *env) {
+		name := "short/" + e.ns + ":1"
+		e.ok(e.Registry.Add(e.t.TempDir(), "docker.io/"+name, e.busybox()))
+		e.pod("p", "containers: [{name: app, image: '"+name+"', command: [sleep, '3600']}]")
+		e.ready("p")
+		if s := container(e.get("p"), "app"); s.Image != "docker.io/"+name || !strings.HasPrefix(s.ImageID, "docker.io/short/"+e.ns+"@sha256:") {
+			e.t.Errorf("its image is %s, %s", s.Image, s.ImageID)
+		}
+	})
+}

@@ -36,9 +36,13 @@ func saveSettings(dir string) error {
 	return os.WriteFile(filepath.Join(dir, settingsFile), data, 0o600)
 }
 
-// restoreSettings writes back those that differ.
+// restoreSettings writes back those that differ. A directory without any is one whose
+// removal has begun, after they were written back.
 func restoreSettings(dir string) error {
 	data, err := os.ReadFile(filepath.Join(dir, settingsFile))
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
 	if err != nil {
 		return err
 	}
