@@ -12,6 +12,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	v1 "github.com/google/go-containerregistry/pkg/v1"
+	"github.com/google/go-containerregistry/pkg/v1/mutate"
 
 	"github.com/cricket-cri/cricket/test/images"
 )
@@ -123,7 +124,10 @@ func TestPullPolicy(t *testing.T) {
 func TestShortName(t *testing.T) {
 	onHulls(t, func(e *env) {
 		name := "short/" + e.ns + ":1"
-		e.ok(e.Registry.Add(e.t.TempDir(), "docker.io/"+name, e.busybox()))
+		// Of its own: an image has one of the names that it was pulled by.
+		own, err := mutate.Config(e.busybox(), v1.Config{Labels: map[string]string{"of": e.ns}})
+		e.ok(err)
+		e.ok(e.Registry.Add(e.t.TempDir(), "docker.io/"+name, own))
 		e.pod("p", "containers: [{name: app, image: '"+name+"', command: [sleep, '3600']}]")
 		e.ready("p")
 		if s := container(e.get("p"), "app"); s.Image != "docker.io/"+name || !strings.HasPrefix(s.ImageID, "docker.io/short/"+e.ns+"@sha256:") {
