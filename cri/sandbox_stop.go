@@ -93,18 +93,24 @@ func (s *Server) settleStopped(ctx context.Context, id string) error {
 			continue
 		}
 		if lc := s.live.container(c.ID); lc != nil {
-			if gone, err := waitFor(ctx, lc.exited, settleBudget); gone || err != nil {
-				if err != nil {
-					return err
-				}
+			gone, err := waitFor(ctx, lc.exited, settleBudget)
+			if err != nil {
+				return err
+			}
+			if gone {
 				continue
 			}
 		}
-		if err := s.noteLost(c); err != nil {
-			s.log.Warn("exit of container is not on disk", "container", c.ID, "error", err)
-		}
+		s.lose(c)
 	}
 	return nil
+}
+
+// lose is noteLost for who goes on without the disk: memory has the exit.
+func (s *Server) lose(c *store.Container) {
+	if err := s.noteLost(c); err != nil {
+		s.log.Warn("exit of container is not on disk", "container", c.ID, "error", err)
+	}
 }
 
 // settleBudget is how long the exit of a container may take to be recorded after all that
@@ -119,9 +125,7 @@ func (s *Server) stopUnattached(ctx context.Context, rec *store.Sandbox) error {
 		flow.Step{Name: "sweep sandbox", Do: func(ctx context.Context) error { return s.sweepSandbox(ctx, rec) }},
 		flow.Step{Name: "record stop", Do: func(context.Context) error {
 			for _, c := range s.store.ContainersOf(rec.ID) {
-				if err := s.noteLost(c); err != nil {
-					s.log.Warn("exit of container is not on disk", "container", c.ID, "error", err)
-				}
+				s.lose(c)
 			}
 			s.noteStopped(rec.ID, true)
 			return nil

@@ -8,7 +8,6 @@ import (
 	"time"
 
 	v1 "github.com/google/go-containerregistry/pkg/v1"
-	"github.com/google/go-containerregistry/pkg/v1/mutate"
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 )
@@ -226,9 +225,7 @@ containers: [{name: app, image: BUSYBOX, command: [sleep, "3600"], volumeMounts:
 func TestStopSignal(t *testing.T) {
 	onHulls(t, func(e *env) {
 		image := "example.com/signal/" + e.ns + ":1"
-		quits, err := mutate.Config(e.busybox(), v1.Config{StopSignal: "SIGUSR2"})
-		e.ok(err)
-		e.ok(e.Registry.Add(e.t.TempDir(), image, quits))
+		e.publish(image, v1.Config{StopSignal: "SIGUSR2"})
 		const spec = `
 os: {name: linux}
 restartPolicy: Never

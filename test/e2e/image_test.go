@@ -46,6 +46,14 @@ func (e *env) busybox() v1.Image {
 	return img
 }
 
+// publish serves busybox by a name of the test's, with another configuration.
+func (e *env) publish(name string, config v1.Config) {
+	e.t.Helper()
+	img, err := mutate.Config(e.busybox(), config)
+	e.ok(err)
+	e.ok(e.Registry.Add(e.t.TempDir(), name, img))
+}
+
 // TestPullSecret: an image that needs credentials is pulled with the pod's secret only.
 func TestPullSecret(t *testing.T) {
 	onHulls(t, func(e *env) {
@@ -125,9 +133,7 @@ func TestShortName(t *testing.T) {
 	onHulls(t, func(e *env) {
 		name := "short/" + e.ns + ":1"
 		// Of its own: an image has one of the names that it was pulled by.
-		own, err := mutate.Config(e.busybox(), v1.Config{Labels: map[string]string{"of": e.ns}})
-		e.ok(err)
-		e.ok(e.Registry.Add(e.t.TempDir(), "docker.io/"+name, own))
+		e.publish("docker.io/"+name, v1.Config{Labels: map[string]string{"of": e.ns}})
 		e.pod("p", "containers: [{name: app, image: '"+name+"', command: [sleep, '3600']}]")
 		e.ready("p")
 		if s := container(e.get("p"), "app"); s.Image != "docker.io/"+name || !strings.HasPrefix(s.ImageID, "docker.io/short/"+e.ns+"@sha256:") {

@@ -2,12 +2,9 @@ package e2e
 
 import (
 	"fmt"
-	"io"
-	"net/http"
 	"os"
 	"strings"
 	"testing"
-	"time"
 
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 )
@@ -193,23 +190,12 @@ containers:
 		if got := e.exec("client", "app", "wget -qO- -T 10 http://"+nodeAddress+":"+port+"/hostname"); got != "p" {
 			e.t.Errorf("the port answers %q", got)
 		}
-		fromNode := func() (string, error) {
-			c := http.Client{Timeout: 10 * time.Second}
-			defer c.CloseIdleConnections()
-			resp, err := c.Get("http://" + nodeAddress + ":" + port + "/hostname")
-			if err != nil {
-				return "", err
-			}
-			defer resp.Body.Close()
-			name, err := io.ReadAll(resp.Body)
-			return string(name), err
-		}
-		if got, err := fromNode(); got != "p" {
+		if _, got, err := askNode(port); got != "p" {
 			e.t.Errorf("the port answers the node %q, %v", got, err)
 		}
 		e.ok(e.Client.CoreV1().Pods(e.ns).Delete(e.t.Context(), "p", metav1.DeleteOptions{}))
 		e.gone("p")
-		if got, err := fromNode(); err == nil {
+		if _, got, err := askNode(port); err == nil {
 			e.t.Errorf("when the pod has gone the port answers %q", got)
 		}
 	})

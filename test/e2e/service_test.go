@@ -2,6 +2,7 @@ package e2e
 
 import (
 	"fmt"
+	"io"
 	"net/http"
 	"strings"
 	"testing"
@@ -52,13 +53,8 @@ spec:
 			})
 		}
 		// From the node too, which has no pod's network.
-		c := http.Client{Timeout: 10 * time.Second}
-		resp, err := c.Get(fmt.Sprintf("http://%s:%d/hostname", nodeAddress, s.Spec.Ports[0].NodePort))
-		e.ok(err)
-		resp.Body.Close()
-		c.CloseIdleConnections()
-		if resp.StatusCode != http.StatusOK {
-			e.t.Errorf("the node's port answers the node %s", resp.Status)
+		if status, _, err := askNode(fmt.Sprint(s.Spec.Ports[0].NodePort)); err != nil || status != http.StatusOK {
+			e.t.Errorf("the node's port answers the node %d, %v", status, err)
 		}
 		e.kubectl("set", "env", "deployment/web", "VERSION=two")
 		// Nobody is turned away meanwhile.
@@ -80,6 +76,19 @@ spec:
 			}
 		}
 	})
+}
+
+// askNode asks a port of the node's for its host name, from the node.
+func askNode(port string) (status int, name string, err error) {
+	c := http.Client{Timeout: 10 * time.Second}
+	defer c.CloseIdleConnections()
+	resp, err := c.Get("http://" + nodeAddress + ":" + port + "/hostname")
+	if err != nil {
+		return 0, "", err
+	}
+	defer resp.Body.Close()
+	body, err := io.ReadAll(resp.Body)
+	return resp.StatusCode, string(body), err
 }
 
 // nodeAddress is the node's.
