@@ -12,7 +12,7 @@ SOCKET := /run/cricket/cricket.sock
 UNIT := ./cri/... ./sandbox/... ./runtime/... ./cmd/... ./hack/... ./test/layout/... ./test/coverage/... ./test/critest/... ./test/specs/... ./test/upstream/... ./test/harness/... ./test/images/... ./test/bench/... ./test/clusterbench/...
 
 .DEFAULT_GOAL := help
-.PHONY: help setup build run test cri-coverage test-unit test-integration test-integration-vm test-integration-vm-quick test-conformance test-vm test-diff test-diff-vm test-trees test-critest test-critest-vm test-kubelet test-long test-vm-workloads test-node test-e2e test-e2e-long test-clusterbench conformance cluster cluster-down shell race lint bench test-bench guest guest-kernel clean $(wildcard cmd/*)
+.PHONY: help setup build run test cri-coverage test-unit test-failpoints test-integration test-integration-vm test-integration-vm-quick test-conformance test-vm test-diff test-diff-vm test-trees test-critest test-critest-vm test-kubelet test-long test-vm-workloads test-node test-e2e test-e2e-long test-clusterbench conformance cluster cluster-down shell race lint bench test-bench guest guest-kernel clean $(wildcard cmd/*)
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "  make %-18s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -39,7 +39,7 @@ run: setup build ## set the machine up and run cricketd in the foreground
 test: ## everything that a change must pass: vet, lint, unit, race, conformance, integration and critest for both hulls, the benchmark as a gate
 	@hack/setup test
 	@# One failure does not keep the others from being seen.
-	$(MAKE) --keep-going build race test-conformance test-vm test-integration test-integration-vm-quick test-trees test-critest test-critest-vm lint
+	$(MAKE) --keep-going build race test-failpoints test-conformance test-vm test-integration test-integration-vm-quick test-trees test-critest test-critest-vm lint
 
 guest: ## what virtual machines boot, into ./bin/guest: Debian's kernel and cricket-guest
 	@go run ./hack/guest image
@@ -53,6 +53,10 @@ test-unit: ## unit tests
 
 race: ## unit tests under the race detector
 	CGO_ENABLED=1 go test -vet=off -race $(UNIT)
+
+# Steps of flows fail, hold and kill only in a build of their own.
+test-failpoints: ## every step of a flow fails, or kills the program that takes it
+	go test -vet=off -tags failpoint -run 'Failpoint|EveryStep|DriverProcess' ./runtime/flow ./runtime/image ./sandbox
 
 # What the tests do with the fields of the API is recorded, and compared with test/coverage.
 test-integration: guest ## integration suite against a private cricketd

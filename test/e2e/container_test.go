@@ -3,6 +3,7 @@ package e2e
 import (
 	"fmt"
 	"regexp"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -138,8 +139,8 @@ func (e *env) restarted(pod, name string, times int32) {
 	})
 }
 
-// TestBackOff: a container that ends is started again, after a pause, with its exits told; one
-// whose program is missing says so.
+// TestBackOff: a container that ends is started again, after pauses that grow, with its exits
+// told; one whose program is missing says so.
 func TestBackOff(t *testing.T) {
 	onHulls(t, func(e *env) {
 		e.pod("p", "containers: [{name: app, image: BUSYBOX, command: [sh, -c, 'exit 6']}]")
@@ -171,6 +172,26 @@ containers:
 		if out := e.kubectl("logs", "once", "--previous"); out != "run\n" {
 			e.t.Errorf("the log before is %q", out)
 		}
+		e.pausesGrow("p", "app")
+	})
+}
+
+// pausesGrow waits until a container that ends at once was started after ten seconds, and then
+// after twenty: the kubelet's pauses, which it reckons from the ends that it is told.
+func (e *env) pausesGrow(pod, name string) {
+	e.t.Helper()
+	var starts []time.Time
+	e.eventually("it is started after ten seconds and then after twenty", func() error {
+		last := container(e.get(pod), name).LastTerminationState.Terminated
+		if last == nil || len(starts) > 0 && !last.StartedAt.After(starts[len(starts)-1]) {
+			return fmt.Errorf("it was started at %v", starts)
+		}
+		starts = append(starts, last.StartedAt.Time)
+		n := len(starts)
+		if n < 3 || starts[n-1].Sub(starts[n-2]) < 19*time.Second || starts[n-2].Sub(starts[n-3]) < 9*time.Second {
+			return fmt.Errorf("it was started at %v", starts)
+		}
+		return nil
 	})
 }
 
@@ -216,6 +237,41 @@ containers: [{name: app, image: BUSYBOX, command: [sleep, "3600"], volumeMounts:
 		e.ready("reader")
 		if got := e.exec("reader", "app", "cat /shared/order"); got != "started\nstopping\nsignal\n" {
 			e.t.Errorf("in all there is %q", got)
+		}
+	})
+}
+
+// TestHTTPHooks: hooks that are requests arrive, the first after the start and the last before
+// the container is gone.
+func TestHTTPHooks(t *testing.T) {
+	onHulls(t, func(e *env) {
+		e.pod("server", "containers: [{name: app, image: AGNHOST, args: [netexec, --http-port=8080], readinessProbe: {tcpSocket: {port: 8080}, periodSeconds: 1, timeoutSeconds: 20}}]")
+		server := e.ready("server").Status.PodIP
+		e.pod("p", strings.ReplaceAll(`
+terminationGracePeriodSeconds: 30
+containers:
+  - name: app
+    image: BUSYBOX
+    command: [sh, -c, "trap 'exit 0' TERM; while :; do sleep 0.1; done"]
+    lifecycle:
+      postStart: {httpGet: {host: SERVER, port: 8080, path: /echo?msg=started}}
+      preStop: {httpGet: {host: SERVER, port: 8080, path: /echo?msg=stopping}}
+`, "SERVER", server))
+		e.ready("p")
+		requests := regexp.MustCompile(`/echo\?msg=(\w+)`)
+		said := func() (said []string) {
+			for _, m := range requests.FindAllStringSubmatch(e.log("server", "app"), -1) {
+				said = append(said, m[1])
+			}
+			return said
+		}
+		if got := said(); !slices.Equal(got, []string{"started"}) {
+			e.t.Errorf("after the start the server was asked for %q", got)
+		}
+		e.ok(e.Client.CoreV1().Pods(e.ns).Delete(e.t.Context(), "p", metav1.DeleteOptions{}))
+		e.gone("p")
+		if got := said(); !slices.Equal(got, []string{"started", "stopping"}) {
+			e.t.Errorf("in all the server was asked for %q", got)
 		}
 	})
 }

@@ -7,7 +7,6 @@ import (
 	"os"
 	"path/filepath"
 	"regexp"
-	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -80,28 +79,43 @@ func exists(path string) bool {
 	return err == nil
 }
 
-// TestEvents: the kubelet learns of changes by events of the runtime, not by asking. It is
-// a new kubelet: one that has seen restarts of the runtime may have given the stream up.
+// TestEvents: the kubelet learns of ends by events of the runtime, and looks at the pod because
+// of them, not at its next poll only. It is a new kubelet: one that has seen restarts of the
+// runtime may have given the stream up.
 func TestEvents(t *testing.T) {
 	onHullsAlone(t, func(e *env) {
 		e.ok(e.RestartKubelet())
-		heard := func() float64 {
-			m := regexp.MustCompile(`(?m)^kubelet_evented_pleg_connection_latency_seconds_count (\S+)`).FindStringSubmatch(e.kubelet("metrics"))
-			if m == nil {
-				e.t.Fatal("the kubelet does not listen to events")
+		const events, looks = "kubelet_evented_pleg_connection_latency_seconds_count", "kubelet_pleg_pod_relist_duration_seconds_count"
+		heard, looked := e.kubeletCount(events), e.kubeletCount(looks)
+		const ends = 6
+		e.pod("p", "restartPolicy: Never\ncontainers: [{name: c0, image: BUSYBOX, command: [sleep, '0']}]", func(p *corev1.Pod) {
+			first := p.Spec.Containers[0]
+			for i := 1; i < ends; i++ {
+				c := *first.DeepCopy()
+				c.Name, c.Command = fmt.Sprintf("c%d", i), []string{"sleep", fmt.Sprint(8 + 2*i)}
+				p.Spec.Containers = append(p.Spec.Containers, c)
 			}
-			n, err := strconv.ParseFloat(m[1], 64)
-			e.ok(err)
-			return n
-		}
-		before := heard()
-		e.pod("p", "restartPolicy: Never\ncontainers: [{name: app, image: BUSYBOX, command: ['true']}]")
+		})
 		e.ended("p")
-		// Created, started and stopped, of the sandbox or of the container.
-		if after := heard(); after < before+3 {
-			e.t.Errorf("it has heard %v events of a pod's life", after-before)
+		// The sandbox and every container were created, started and stopped.
+		if n := e.kubeletCount(events) - heard; n < 3*ends {
+			e.t.Errorf("it has heard %v events of a pod's life", n)
+		}
+		// When it has started containers it looks by itself: once.
+		if n := e.kubeletCount(looks) - looked; n < ends {
+			e.t.Errorf("it has looked at a pod %v times beside its polls, while %d containers ended", n, ends)
 		}
 	})
+}
+
+// kubeletCount is a counter of the kubelet's own, which it has when it has counted once.
+func (e *env) kubeletCount(name string) float64 {
+	e.t.Helper()
+	m := regexp.MustCompile(`(?m)^` + name + ` (\S+)`).FindStringSubmatch(e.kubelet("metrics"))
+	if m == nil {
+		e.t.Fatalf("the kubelet has no %s", name)
+	}
+	return parse(e, m[1])
 }
 
 // TestStatsWithoutGate holds what docs/limitations.md says is lost when the kubelet's gate
