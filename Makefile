@@ -112,7 +112,7 @@ test-long: build ## what takes longer: 500 containers, integration under the rac
 	CRICKET_TEST_RACE=1 CRICKET_TEST_LONG=1 go test -vet=off -count=1 -timeout 60m ./test/integration/...
 	@go run ./test/critest --cricketd bin/cricketd --repeat 3
 	@go run ./test/critest --runtime containerd --repeat 2
-	$(MAKE) test-diff
+	$(MAKE) test-diff test-diff-vm
 	@hack/setup work
 	CRICKET_TEST_LONG=1 $(MAKE) test-trees
 	CRICKET_TEST_LONG=1 $(MAKE) test-integration-vm

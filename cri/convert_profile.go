@@ -1,11 +1,7 @@
 package cri
 
 import (
-	"bytes"
-	"encoding/json"
-	"errors"
 	"fmt"
-	"io"
 	"regexp"
 	"strings"
 
@@ -106,40 +102,6 @@ func seccompProfile(sc *v1.LinuxContainerSecurityContext, bounding []string, h h
 		return nil, badField(field+".localhost_ref", "read seccomp profile: %w", err)
 	}
 	return parseSeccomp(field+".localhost_ref", name, text)
-}
-
-// parseSeccomp parses a profile in the form of the OCI specification, which is the one
-// that the kubelet documents.
-func parseSeccomp(field, name string, text []byte) (*specs.LinuxSeccomp, error) {
-	var out specs.LinuxSeccomp
-	d := json.NewDecoder(bytes.NewReader(text))
-	if err := d.Decode(&out); err != nil {
-		return nil, badField(field, "%s:%d: %w", name, errorLine(text, err), err)
-	}
-	if _, err := d.Token(); !errors.Is(err, io.EOF) {
-		return nil, badField(field, "%s:%d: text after the profile", name, lineAt(text, d.InputOffset()))
-	}
-	if out.DefaultAction == "" {
-		return nil, badField(field, "%s: no defaultAction", name)
-	}
-	return &out, nil
-}
-
-// errorLine is the line that a JSON error is in, counted from 1.
-func errorLine(text []byte, err error) int {
-	var syntax *json.SyntaxError
-	var kind *json.UnmarshalTypeError
-	switch {
-	case errors.As(err, &syntax):
-		return lineAt(text, syntax.Offset)
-	case errors.As(err, &kind):
-		return lineAt(text, kind.Offset)
-	}
-	return lineAt(text, int64(len(text)))
-}
-
-func lineAt(text []byte, offset int64) int {
-	return bytes.Count(text[:min(offset, int64(len(text)))], []byte("\n")) + 1
 }
 
 // apparmorProfile is the name of a loaded profile, or "" for none. A container that says

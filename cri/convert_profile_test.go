@@ -64,6 +64,7 @@ func TestSeccomp(t *testing.T) {
 
 func TestSeccompRefuses(t *testing.T) {
 	const field = "config.linux.security_context.seccomp"
+	profile := func(more string) string { return "{\"defaultAction\": \"SCMP_ACT_ALLOW\",\n" + more + "}" }
 	for name, tc := range map[string]struct {
 		profile *v1.SecurityProfile
 		text    string
@@ -79,6 +80,13 @@ func TestSeccompRefuses(t *testing.T) {
 		"kind":                 {profile: localhost("/p"), text: "{\n\"syscalls\": 1}", field: field + ".localhost_ref", says: "/p:2: "},
 		"cut":                  {profile: localhost("/p"), text: "{\n\n", field: field + ".localhost_ref", says: "/p:3: "},
 		"more":                 {profile: localhost("/p"), text: "{\"defaultAction\": \"a\"}\n}", field: field + ".localhost_ref", says: "/p:2: "},
+		"an action":            {profile: localhost("/p"), text: "{\n\"defaultAction\":\n \"SCMP_ACT_NOSUCH\"}", field: field + ".localhost_ref", says: `/p:3: defaultAction: "SCMP_ACT_NOSUCH" is unknown`},
+		"an architecture":      {profile: localhost("/p"), text: profile(`"architectures": ["SCMP_ARCH_X86",` + "\n" + `"SCMP_ARCH_Z80"]`), field: field + ".localhost_ref", says: `/p:3: architectures[1]: "SCMP_ARCH_Z80"`},
+		"a flag":               {profile: localhost("/p"), text: profile(`"Flags": ["FAST"]`), field: field + ".localhost_ref", says: `/p:2: flags[0]: "FAST"`},
+		"a call's action":      {profile: localhost("/p"), text: profile(`"syscalls": [{"action": "SCMP_ACT_LOG"},` + "\n" + `{"names": ["read"], "action": "no"}]`), field: field + ".localhost_ref", says: `/p:3: syscalls[1].action: "no"`},
+		"no action of a call":  {profile: localhost("/p"), text: profile(`"syscalls": [{"names": ["read"]}]`), field: field + ".localhost_ref", says: `/p:2: syscalls[0].action: "" is unknown`},
+		"an operator":          {profile: localhost("/p"), text: profile(`"syscalls": [{"action": "SCMP_ACT_LOG", "args": [{"index": 1, "value": 18446744073709551615, "op": "SCMP_CMP_EQ"},` + "\n" + `{"op": "=="}]}]`), field: field + ".localhost_ref", says: `/p:3: syscalls[0].args[1].op: "=="`},
+		"an argument":          {profile: localhost("/p"), text: profile(`"syscalls": [{"action": "SCMP_ACT_LOG", "args": [` + "\n" + `{"index": 6, "op": "SCMP_CMP_EQ"}]}]`), field: field + ".localhost_ref", says: `/p:3: syscalls[0].args[0].index: 6 is more than 5`},
 		"no action":            {profile: localhost("/p"), text: "{}", field: field + ".localhost_ref", says: "defaultAction"},
 	} {
 		t.Run(name, func(t *testing.T) {

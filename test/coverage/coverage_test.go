@@ -3,6 +3,8 @@ package main
 import (
 	"os"
 	"path/filepath"
+	"regexp"
+	"slices"
 	"strings"
 	"testing"
 
@@ -36,6 +38,38 @@ func read(t *testing.T) (entries []entry, requests, answers []string) {
 		t.Fatal(err)
 	}
 	return entries, field.Requests(), field.Answers()
+}
+
+// What is said of virtual machines is held by a test that runs there: it is found out here, and
+// not an hour later, when it was passed over.
+func TestTestsRunInVMs(t *testing.T) {
+	entries, _, _ := read(t)
+	list, err := os.ReadFile("../integration/not-in-vm.txt")
+	if err != nil {
+		t.Fatal(err)
+	}
+	elsewhere := map[string]bool{}
+	for _, m := range regexp.MustCompile(`(?m)^(Test[^ :]+): `).FindAllStringSubmatch(string(list), -1) {
+		elsewhere[m[1]] = true
+	}
+	if len(elsewhere) == 0 {
+		t.Fatal("the list names no test")
+	}
+	runs := func(test string) bool {
+		for name := test; ; name = name[:strings.LastIndexByte(name, '/')] {
+			if elsewhere[name] || !isIntegration(test) {
+				return false
+			}
+			if !strings.Contains(name, "/") {
+				return true
+			}
+		}
+	}
+	for _, e := range entries {
+		if e.vm != unproven && e.vm != ignored && e.vm != absent && !slices.ContainsFunc(e.tests, runs) {
+			t.Errorf("%s: %s is %s in virtual machines, but none of %q runs there", e.where, e.field, e.vm, e.tests)
+		}
+	}
 }
 
 // What a table may have wrong is found.

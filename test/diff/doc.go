@@ -4,7 +4,7 @@
 // Each of its cases, a pod and a container of some configuration, is sent to containerd
 // with runc and to a private cricketd, for the shared kernel (TestKernel) and for virtual
 // machines (TestVM). Package probe runs in them and says what it sees; that, and what the
-// runtimes answer, is put into plain words (normal_test.go) and compared. Every difference
+// runtimes answer, is put into plain words (words_test.go) and compared. Every difference
 // stands in differences.txt with its reason, and every line there must still apply.
 //
 // Trees are compared as well (TestTreesKernel, TestTreesVM): every file of a container's root,

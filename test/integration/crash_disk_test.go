@@ -8,6 +8,7 @@ import (
 	"testing"
 
 	"golang.org/x/sys/unix"
+	"google.golang.org/grpc/codes"
 	cri "k8s.io/cri-api/pkg/apis/runtime/v1"
 
 	"github.com/cricket-cri/cricket/test/harness"
@@ -28,9 +29,7 @@ func TestFullDisk(t *testing.T) {
 	fill(t, filepath.Join(root, "ballast"))
 
 	_, err := n.Images.PullImage(t.Context(), &cri.PullImageRequest{Image: &cri.ImageSpec{Image: images.Nginx}})
-	if err == nil {
-		t.Error("an image is pulled to a full disk")
-	}
+	WantCode(t, err, codes.ResourceExhausted)
 	if _, err := n.Runtime.ContainerStatus(t.Context(), &cri.ContainerStatusRequest{ContainerId: id}); err != nil {
 		t.Errorf("status: %v", err)
 	}

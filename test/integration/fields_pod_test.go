@@ -171,11 +171,25 @@ func podLimits(t *testing.T, n *Node) {
 	check(70_000, 800, 576, 664)
 	update(limits(40_000, 512, 256, 300), nil)
 	check(50_000, 612, 320, 364)
-	if InVMs() { // the machine has grown to what its containers may take
+	if InVMs() {
 		id := n.Run(pod, p, "sleep", "3600")
-		if got := n.memTotal(id); got < 450<<20 {
-			t.Errorf("the machine has %d MiB", got>>20)
+		was := n.memTotal(id)
+		update(limits(40_000, 512, 1024, 1200), nil)
+		if got := n.memTotal(id); got < was+400<<20 {
+			t.Errorf("the machine had %d MiB and has %d, with 512 more for its containers", was>>20, got>>20)
 		}
+	}
+	// One container without limits of its own gets what is the pod's, and no more.
+	takes := func() int32 {
+		return n.Exited(n.Started(pod, p, n.ContainerConfig("sh", "-c", "head -c 320m /dev/zero | tail > /dev/null")), time.Minute).GetExitCode()
+	}
+	update(limits(200_000, 512, 96, 96), nil)
+	if code := takes(); code != 137 {
+		t.Errorf("320 MiB in a pod of 96 end with %d", code)
+	}
+	update(limits(200_000, 512, 512, 512), nil)
+	if code := takes(); code != 0 {
+		t.Errorf("320 MiB in a pod of 512 end with %d", code)
 	}
 }
 
