@@ -71,6 +71,15 @@ func eachHull(t *testing.T, test func(*env)) {
 	}
 }
 
+// part runs a part of a test on what is there, so that a failure does not hide the others'.
+func (e *env) part(name string, test func(*env)) {
+	e.t.Run(name, func(t *testing.T) {
+		of := *e
+		of.t = t
+		test(&of)
+	})
+}
+
 // oneHull is where a test runs of what does not depend on the hull.
 func oneHull() string {
 	if only := os.Getenv(hullEnv); only != "" {

@@ -1,11 +1,13 @@
 package e2e
 
 import (
+	"errors"
 	"fmt"
 	"os"
 	"strings"
 	"testing"
 
+	"golang.org/x/sys/unix"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 )
 
@@ -195,8 +197,8 @@ containers:
 		}
 		e.ok(e.Client.CoreV1().Pods(e.ns).Delete(e.t.Context(), "p", metav1.DeleteOptions{}))
 		e.gone("p")
-		if _, got, err := askNode(port); err == nil {
-			e.t.Errorf("when the pod has gone the port answers %q", got)
+		if _, got, err := askNode(port); !errors.Is(err, unix.ECONNREFUSED) {
+			e.t.Errorf("when the pod has gone the port answers %q, %v", got, err)
 		}
 	})
 }

@@ -71,8 +71,11 @@ spec:
 		list, err := e.Client.CoreV1().Pods(e.ns).List(e.t.Context(), metav1.ListOptions{LabelSelector: "app=web"})
 		e.ok(err)
 		for _, p := range list.Items {
-			if p.DeletionTimestamp == nil && p.Spec.Containers[0].Env[0].Value != "two" {
-				e.t.Errorf("pod %s is of the old version", p.Name)
+			if p.DeletionTimestamp != nil {
+				continue
+			}
+			if got := e.exec(p.Name, "web", "echo $VERSION"); got != "two\n" {
+				e.t.Errorf("pod %s is of version %q", p.Name, got)
 			}
 		}
 	})

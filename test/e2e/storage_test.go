@@ -7,6 +7,7 @@ import (
 	"testing"
 	"time"
 
+	v1 "github.com/google/go-containerregistry/pkg/v1"
 	"golang.org/x/sys/unix"
 	corev1 "k8s.io/api/core/v1"
 	cri "k8s.io/cri-api/pkg/apis/runtime/v1"
@@ -97,12 +98,14 @@ func TestDiskPressure(t *testing.T) {
 func TestImageCollection(t *testing.T) {
 	e := newEnv(t, oneHull())
 	unused := e.unused()
-	e.pod("user", idle)
+	used := "example.com/used/" + e.ns + ":1" // of its own: what others use may be pulled again
+	e.publish(used, v1.Config{Labels: map[string]string{"of": e.ns}})
+	e.pod("user", "containers: [{name: app, image: '"+used+"', command: [sleep, '3600']}]")
 	e.ready("user")
 	e.ok(e.RestartKubelet())
 	t.Parallel()
 	e.within(collectPeriod+patience, "the unused image goes", func() error { return e.absent(unused) })
-	if e.absent(e.words().Replace("BUSYBOX")) == nil {
+	if e.absent(used) == nil {
 		e.t.Error("an image that is in use has gone too")
 	}
 }

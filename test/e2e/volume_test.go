@@ -213,23 +213,31 @@ func TestHostPathSpecial(t *testing.T) {
 		e.t.Cleanup(func() { l.Close() })
 		e.ok(unix.Mknod(dir+"/null", unix.S_IFCHR|0o666, int(unix.Mkdev(1, 3))))
 		e.ok(unix.Mknod(dir+"/block", unix.S_IFBLK|0o600, int(unix.Mkdev(7, 0))))
-		for _, c := range []struct{ name, kind, test, refusal string }{
+		for _, c := range []special{
 			{"socket", "Socket", "test -S /v", "is a socket of the host"},
 			{"null", "CharDevice", "echo x > /v && test -c /v", "is a device of the host"},
 			{"block", "BlockDevice", "test -b /v", "is a device of the host"},
 		} {
-			e.pod(c.name, fmt.Sprintf(`
-volumes: [{name: v, hostPath: {path: /var/lib/e2e-NAMESPACE/%s, type: %s}}]
-containers: [{name: app, image: BUSYBOX, command: [sleep, "3600"], volumeMounts: [{name: v, mountPath: /v}]}]
-`, c.name, c.kind))
-			if e.hull == virtual {
-				e.event(c.name, "Failed", c.refusal)
-				continue
-			}
-			e.ready(c.name)
-			e.exec(c.name, "app", c.test)
+			e.part(c.name, func(e *env) { e.hasSpecial(c) })
 		}
 	})
+}
+
+// special is a file of the node's that is no plain one: its type as a hostPath, a command that
+// succeeds in a container that has it at /v, and why a machine does not get it.
+type special struct{ name, kind, test, refusal string }
+
+func (e *env) hasSpecial(s special) {
+	e.pod(s.name, fmt.Sprintf(`
+volumes: [{name: v, hostPath: {path: /var/lib/e2e-NAMESPACE/%s, type: %s}}]
+containers: [{name: app, image: BUSYBOX, command: [sleep, "3600"], volumeMounts: [{name: v, mountPath: /v}]}]
+`, s.name, s.kind))
+	if e.hull == virtual {
+		e.event(s.name, "Failed", s.refusal)
+		return
+	}
+	e.ready(s.name)
+	e.exec(s.name, "app", s.test)
 }
 
 // event waits for an event of a pod.
