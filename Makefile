@@ -12,7 +12,7 @@ SOCKET := /run/cricket/cricket.sock
 UNIT := ./cri/... ./sandbox/... ./runtime/... ./cmd/... ./hack/... ./test/layout/... ./test/coverage/... ./test/critest/... ./test/specs/... ./test/upstream/... ./test/harness/... ./test/images/... ./test/bench/... ./test/clusterbench/...
 
 .DEFAULT_GOAL := help
-.PHONY: help setup build run test cri-coverage test-unit test-failpoints test-integration test-integration-vm test-integration-vm-quick test-conformance test-vm test-diff test-diff-vm test-trees test-critest test-critest-vm test-kubelet test-long test-vm-workloads test-node test-e2e test-e2e-long test-clusterbench conformance cluster cluster-down shell race lint bench test-bench guest guest-kernel clean $(wildcard cmd/*)
+.PHONY: help setup build run test cri-coverage test-unit test-failpoints test-integration test-integration-vm test-integration-vm-quick test-conformance test-vm test-diff test-diff-vm test-trees test-critest test-critest-vm test-kubelet test-long test-vm-workloads test-node test-e2e test-e2e-long test-clusterbench conformance fuzz cluster cluster-down shell race lint bench test-bench guest guest-kernel clean $(wildcard cmd/*)
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "  make %-18s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -105,7 +105,7 @@ shell: build ## a shell beside a private cricketd, with crictl and the test imag
 	@hack/setup test
 	@go run ./test/critest --cricketd bin/cricketd --shell bash
 
-test-long: build ## what takes longer: 500 containers, integration under the race detector, critest three times and against containerd, workloads in virtual machines, a kubelet, a cluster three times and its times beside containerd's, the virtual node, Kubernetes' conformance specs
+test-long: build ## what takes longer: 500 containers, integration under the race detector, critest three times and against containerd, workloads in virtual machines, a kubelet, a cluster three times and its times beside containerd's, the virtual node, fuzzers, Kubernetes' conformance specs
 	@hack/setup test
 	CRICKET_TEST_LONG=1 go test -vet=off -count=1 -timeout 20m -v -run FiveHundred ./runtime/monitor
 	CRICKET_TEST_LONG=1 go test -vet=off -count=1 -timeout 40m -v -run MillionEntries ./runtime/layer
@@ -122,7 +122,11 @@ test-long: build ## what takes longer: 500 containers, integration under the rac
 	$(MAKE) test-e2e-long
 	$(MAKE) test-clusterbench
 	$(MAKE) test-node
+	$(MAKE) fuzz
 	$(MAKE) conformance
+
+fuzz: ## every fuzzer for ten minutes, hours in all
+	@hack/fuzz
 
 test-vm-workloads: guest ## databases, systemd and a hostile guest in virtual machines
 	@hack/setup work

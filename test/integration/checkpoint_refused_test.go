@@ -99,13 +99,13 @@ func (n *Node) refusesRestores(s *saver, dir string) {
 	t := n.t
 	type request = *cri.RestorePodRequest
 	first := func(r request) *cri.ContainerConfig { return r.GetContainerConfigs()[0] }
-	pods := n.pods()
+	pods, kernel := n.pods(), n.handlers(false)[0]
 	for name, test := range map[string]struct {
 		change func(request)
 		want   codes.Code
 	}{
 		"handler":    {func(r request) { r.RuntimeHandler = "none" }, codes.InvalidArgument},
-		"kernel":     {func(r request) { r.RuntimeHandler = "" }, codes.Unimplemented},
+		"kernel":     {func(r request) { r.RuntimeHandler = kernel }, codes.Unimplemented},
 		"relative":   {func(r request) { r.CheckpointPath = "x" }, codes.InvalidArgument},
 		"empty":      {func(r request) { r.CheckpointPath = t.TempDir() }, codes.FailedPrecondition},
 		"options":    {func(r request) { r.Options = map[string]string{"a": "b"} }, codes.InvalidArgument},

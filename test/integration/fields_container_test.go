@@ -44,7 +44,7 @@ func containerProcess(t *testing.T, n *Node) {
 	c.Envs = []*cri.KeyValue{{Key: "GREETING", Value: []byte("hello world")}}
 	c.Labels = map[string]string{"label": "of the container"}
 	c.Annotations = map[string]string{"annotation": "of the container"}
-	c.Image = &cri.ImageSpec{Image: images.Busybox, ImageRef: id, RuntimeHandler: n.handlers()[0], UserSpecifiedImage: "busybox:as-written",
+	c.Image = &cri.ImageSpec{Image: images.Busybox, ImageRef: id, RuntimeHandler: n.handlers(InVMs())[0], UserSpecifiedImage: "busybox:as-written",
 		Annotations: map[string]string{"annotation": "of the image"}}
 	container := n.Started(pod, p, c)
 	got := n.Exec(container, "sh", "-c", "tr '\\0' ' ' < /proc/1/cmdline; readlink /proc/1/cwd; tr '\\0' '\\n' < /proc/1/environ | grep GREETING")
@@ -236,7 +236,7 @@ func containerImageVolume(t *testing.T, n *Node) {
 	pod := n.RunPod(p)
 	c := n.ContainerConfig("sleep", "3600")
 	c.Mounts = []*cri.Mount{{ContainerPath: "/image", Readonly: true,
-		Image: &cri.ImageSpec{Image: name, ImageRef: id, RuntimeHandler: n.handlers()[0]}}}
+		Image: &cri.ImageSpec{Image: name, ImageRef: id, RuntimeHandler: n.handlers(InVMs())[0]}}}
 	container := n.Started(pod, p, c)
 	if got := n.Exec(container, "cat", "/image/top"); got != "top" {
 		t.Errorf("the volume holds %q", got)

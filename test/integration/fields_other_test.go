@@ -194,7 +194,7 @@ func TestTokens(t *testing.T) {
 	})
 	name := n.add(r, host, "tokens", 1000)
 	for _, auth := range []*cri.AuthConfig{{IdentityToken: "the-identity"}, {RegistryToken: "the-registry-token", ServerAddress: "http://" + host}} {
-		if _, err := n.Images.PullImage(t.Context(), &cri.PullImageRequest{Image: &cri.ImageSpec{Image: name, RuntimeHandler: n.handlers()[0]}, Auth: auth}); err != nil {
+		if _, err := n.Images.PullImage(t.Context(), &cri.PullImageRequest{Image: &cri.ImageSpec{Image: name, RuntimeHandler: n.handlers(InVMs())[0]}, Auth: auth}); err != nil {
 			t.Errorf("pull: %v", err)
 		}
 		if _, err := n.Images.RemoveImage(t.Context(), &cri.RemoveImageRequest{Image: &cri.ImageSpec{Image: name}}); err != nil {
@@ -224,7 +224,7 @@ func TestAnswers(t *testing.T) {
 		t.Errorf("the status is %v, %v", plain, err)
 	}
 	for _, h := range s.GetRuntimeHandlers() {
-		if slices.Contains(n.handlers(), h.GetName()) && (!h.GetFeatures().GetRecursiveReadOnlyMounts() || !h.GetFeatures().GetUserNamespaces()) {
+		if slices.Contains(n.handlers(InVMs()), h.GetName()) && (!h.GetFeatures().GetRecursiveReadOnlyMounts() || !h.GetFeatures().GetUserNamespaces()) {
 			t.Errorf("handler %s has %v", h.GetName(), h.GetFeatures())
 		}
 	}

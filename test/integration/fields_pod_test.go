@@ -35,15 +35,16 @@ func TestPodFields(t *testing.T) {
 	})
 }
 
-// handlers are the names of the runtime handlers, without the empty one.
-func (n *Node) handlers() (names []string) {
+// handlers are the names of the runtime handlers of virtual machines, or of the others, without
+// the empty one.
+func (n *Node) handlers(virtual bool) (names []string) {
 	n.t.Helper()
 	r, err := n.Runtime.Status(n.t.Context(), &cri.StatusRequest{})
 	if err != nil {
 		n.t.Fatal(err)
 	}
 	for _, h := range r.GetRuntimeHandlers() {
-		if h.GetName() != "" && (h.GetName() == "vm") == InVMs() {
+		if h.GetName() != "" && (h.GetName() == "vm") == virtual {
 			names = append(names, h.GetName())
 		}
 	}
@@ -58,7 +59,7 @@ func podIdentity(t *testing.T, n *Node) {
 	p.Metadata.Attempt = 3
 	p.Labels = map[string]string{"label": "of the pod"}
 	p.Annotations = map[string]string{"annotation": "of the pod"}
-	handler := n.handlers()[0]
+	handler := n.handlers(InVMs())[0]
 	run, err := n.Runtime.RunPodSandbox(t.Context(), &cri.RunPodSandboxRequest{Config: p, RuntimeHandler: handler})
 	if err != nil {
 		t.Fatal(err)
