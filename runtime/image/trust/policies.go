@@ -30,9 +30,11 @@ func (p Policies) Enabled() bool { return p.File != "" || p.Dir != "" }
 // empty; nil if none does. A file that is missing or wrong is ErrFailedPrecondition.
 func (p Policies) For(namespace string) (*Policy, error) {
 	if p.Dir != "" && namespace != "" && namespace == filepath.Base(namespace) {
-		policy, err := read(filepath.Join(p.Dir, namespace+".json"))
-		if !errors.Is(err, os.ErrNotExist) {
-			return policy, err
+		path := filepath.Join(p.Dir, namespace+".json")
+		// Only a policy that is not there leaves the decision to the node's: one that names
+		// a key that is not there, or is a link to nowhere, must not mean less.
+		if _, err := os.Lstat(path); !errors.Is(err, os.ErrNotExist) {
+			return read(path)
 		}
 	}
 	if p.File == "" {

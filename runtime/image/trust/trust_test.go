@@ -289,6 +289,10 @@ func TestPolicies(t *testing.T) {
 	node := write("node.json", `{"default":[{"type":"reject"}]}`)
 	write("lenient.json", `{"default":[{"type":"insecureAcceptAnything"}]}`)
 	write("broken.json", `{`)
+	write("nokey.json", `{"default":[{"type":"sigstoreSigned","keyPath":"/does/not/exist"}]}`)
+	if err := os.Symlink(filepath.Join(dir, "gone"), filepath.Join(dir, "dangling.json")); err != nil {
+		t.Fatal(err)
+	}
 	for name, c := range map[string]struct {
 		policies  Policies
 		namespace string
@@ -301,6 +305,9 @@ func TestPolicies(t *testing.T) {
 		"namespace without":       {Policies{File: node, Dir: dir}, "other", "reject"},
 		"only namespaces":         {Policies{Dir: dir}, "other", "none"},
 		"broken":                  {Policies{File: node, Dir: dir}, "broken", "error"},
+		"key missing":             {Policies{File: node, Dir: dir}, "nokey", "error"},
+		"key missing, no node's":  {Policies{Dir: dir}, "nokey", "error"},
+		"link to nowhere":         {Policies{Dir: dir}, "dangling", "error"},
 		"missing":                 {Policies{File: filepath.Join(dir, "gone")}, "a", "error"},
 		"namespace that is a way": {Policies{File: node, Dir: dir + "/sub"}, "../lenient", "reject"},
 	} {
