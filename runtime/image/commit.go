@@ -11,7 +11,7 @@ type naming struct {
 	tags    []string // full names with tag
 	digests []string // full names with digest
 	pinned  bool     // never taken away again
-	signed  []signed // in place of those that are known, if not nil
+	signed  []signed // in place of those that are known of the same repository
 }
 
 // commitImage writes the record of an image whose layers are in, or adds names to the one
@@ -73,8 +73,8 @@ func (s *Store) merge(src source, n naming) (r record, changed bool) {
 		r.Tags[tag] = seq
 		changed = true
 	}
-	if n.signed != nil {
-		r.Signatures, changed = n.signed, true
+	if len(n.signed) > 0 {
+		r.Signatures, changed = mergeSigned(r.Signatures, n.signed), true
 	}
 	if known && src.checkpoint == "" && r.Checkpoint != "" {
 		// Somebody else's mark on an image that is none, or whoever pulls first could

@@ -31,7 +31,8 @@ type record struct {
 	// Digests are full names with the digest they were pulled by, sorted.
 	Digests []string `json:"digests"`
 	Size    uint64   `json:"size"`
-	// Signatures are those of the last pull that a policy asked for some.
+	// Signatures are, for each repository, those of its last pull for which a policy asked
+	// for some.
 	Signatures []signed  `json:"signatures,omitempty"`
 	PulledAt   time.Time `json:"pulledAt"`
 	// Pinned: garbage collection spares the image, whatever the configuration says.
@@ -144,8 +145,8 @@ func load(dir string, report func(file string, err error)) ([]record, error) {
 	return records, nil
 }
 
-// maxRecord is more than the record of the largest configuration and the most signatures, in base64, takes.
-const maxRecord = 2*maxConfig + 2*maxSignatures*(maxPayload+maxBase64) + 4<<20
+// maxRecord is more than the record of the largest configuration and the most signatures takes.
+const maxRecord = 2*maxConfig + 2*maxSigned + 4<<20
 
 func read(path string) (record, error) {
 	var r record

@@ -1,6 +1,7 @@
 package image
 
 import (
+	"bytes"
 	"context"
 	"encoding/json"
 	"fmt"
@@ -26,13 +27,60 @@ const (
 	maxSignatures = 32
 	maxPayload    = 64 << 10
 	maxBase64     = 4 << 10
+	maxSigned     = 4 << 20 // what those of all repositories take in one record
 )
 
 // signed is a signature in a record. Digest is the one it was fetched for, of the image's
 // manifest or of the index that led to it.
 type signed struct {
 	Digest digest.Digest `json:"digest"`
+	// Repository is where it was fetched from; empty in records of older versions.
+	Repository string `json:"repository,omitempty"`
 	trust.Signature
+}
+
+// bytes is what it takes in a record.
+func (s signed) bytes() int {
+	raw, _ := json.Marshal(s) // strings and bytes cannot fail
+	return len(raw)
+}
+
+// mergeSigned puts the signatures of one repository, at least one, in place of those it
+// had, and keeps the others': the image is used under their names, too.
+//
+// If there are too many, the repository that takes the most loses its own, so that
+// one with many cannot drive out the others'.
+func mergeSigned(old, young []signed) []signed {
+	kept := slices.DeleteFunc(slices.Clone(old), func(s signed) bool {
+		return s.Repository == young[0].Repository || s.Repository == "" && slices.ContainsFunc(young, s.same)
+	})
+	for len(kept) > 0 && signedBytes(young)+signedBytes(kept) > maxSigned {
+		heaviest := heaviestRepository(kept)
+		kept = slices.DeleteFunc(kept, func(s signed) bool { return s.Repository == heaviest })
+	}
+	return append(kept, young...)
+}
+
+// same compares without the repository.
+func (s signed) same(other signed) bool {
+	return s.Digest == other.Digest && s.Base64 == other.Base64 && bytes.Equal(s.Payload, other.Payload)
+}
+
+func signedBytes(list []signed) (n int) {
+	for _, s := range list {
+		n += s.bytes()
+	}
+	return n
+}
+
+func heaviestRepository(list []signed) (heaviest string) {
+	sums := map[string]int{}
+	for _, s := range list {
+		if sums[s.Repository] += s.bytes(); sums[s.Repository] > sums[heaviest] {
+			heaviest = s.Repository
+		}
+	}
+	return heaviest
 }
 
 // verify asks the policy whether the image may come in. The signatures are kept, so that
@@ -106,13 +154,13 @@ func (p *pull) signatures(ctx context.Context, of digest.Digest) error {
 		if err != nil {
 			return err
 		}
-		p.signed = append(p.signed, signed{of, trust.Signature{Payload: payload, Base64: text}})
+		p.signed = append(p.signed, signed{of, p.name.repo, trust.Signature{Payload: payload, Base64: text}})
 	}
 	return nil
 }
 
 // Allow decides whether a container of a pod in the namespace may use an image that is
-// here, going by the signatures that came with its last pull. ref is what the user called
+// here, going by the signatures that came with the last pull from each repository. ref is what the user called
 // it; where that does not lead to the image, any of its names counts. The error is
 // ErrPermissionDenied and wraps trust.ErrRefused.
 func (s *Store) Allow(id digest.Digest, ref, namespace string) error {
