@@ -31,9 +31,14 @@ type memory struct {
 	mu     sync.Mutex
 	layers map[digest.Digest][]byte
 	ingest func() error // if set, asked when a layer is about to be kept
+	has    func()       // if set, called when a layer is looked for
+	remove func()       // if set, called when a layer is about to be removed
 }
 
 func (m *memory) Has(id digest.Digest) bool {
+	if m.has != nil {
+		m.has()
+	}
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	return m.layers[id] != nil
@@ -61,6 +66,9 @@ func (m *memory) Ingest(_ context.Context, id digest.Digest, tar io.Reader) erro
 func sum(raw []byte) []byte { s := sha256.Sum256(raw); return s[:] }
 
 func (m *memory) Remove(_ context.Context, id digest.Digest) error {
+	if m.remove != nil {
+		m.remove()
+	}
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	delete(m.layers, id)

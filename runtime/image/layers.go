@@ -107,6 +107,17 @@ func (s *Store) removeLayer(ctx context.Context, id digest.Digest) error {
 	return nil
 }
 
+// hasLayer answers for good if the layer is pinned: it waits for a removal that had begun
+// before that.
+func (s *Store) hasLayer(ctx context.Context, id digest.Digest) (bool, error) {
+	give, err := s.holds.take(ctx, id)
+	if err != nil {
+		return false, err
+	}
+	defer give()
+	return s.opts.Layers.Has(id), nil
+}
+
 // needed asks for the pin first: a pull gives it up only after its record is known.
 func (s *Store) needed(id digest.Digest) bool {
 	if s.holds.pinned(id) {

@@ -3,7 +3,6 @@ package image
 import (
 	"context"
 	"fmt"
-	"slices"
 
 	"github.com/containerd/errdefs"
 	"github.com/opencontainers/go-digest"
@@ -151,7 +150,11 @@ func (p *pull) drop(ctx context.Context) error {
 
 // fetch brings in the layers that are missing, the lowest first.
 func (p *pull) fetch(ctx context.Context) error {
-	if p.source.layers == nil && p.missing() { // the known image was removed just now
+	missing, err := p.missing(ctx)
+	if err != nil {
+		return err
+	}
+	if missing { // the known image was removed just now
 		src, err := readSource(ctx, p.reg, p.target, p.store.platform)
 		if err != nil {
 			return err
@@ -184,8 +187,18 @@ func (p *pull) fetch(ctx context.Context) error {
 	return group.Wait()
 }
 
-func (p *pull) missing() bool {
-	return slices.ContainsFunc(p.source.image.RootFS.DiffIDs, func(id digest.Digest) bool { return !p.store.opts.Layers.Has(id) })
+// missing says whether a layer of an image that was known is gone. What other images lack,
+// fetch finds out layer by layer.
+func (p *pull) missing(ctx context.Context) (bool, error) {
+	if p.source.layers != nil {
+		return false, nil
+	}
+	for _, id := range p.source.image.RootFS.DiffIDs {
+		if has, err := p.store.hasLayer(ctx, id); err != nil || !has {
+			return err == nil, err
+		}
+	}
+	return false, nil
 }
 
 // record writes down that the image is whole, and what it is called.
