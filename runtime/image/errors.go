@@ -131,3 +131,11 @@ func recovered(err *error) {
 		*err = fmt.Errorf("%w: panic: %v", errdefs.ErrInternal, r)
 	}
 }
+
+// caught makes a panic of a step its error, so that the steps before are undone.
+func caught(do func(context.Context) error) func(context.Context) error {
+	return func(ctx context.Context) (err error) {
+		defer recovered(&err)
+		return do(ctx)
+	}
+}

@@ -51,9 +51,10 @@ func (c *calls) enter(ctx context.Context, key string, do func(context.Context) 
 	c.open[key] = started
 	go func() {
 		defer cancel()
+		defer close(started.done)
+		defer c.end(key, started)
+		defer recovered(&started.err) // nobody else could: this goroutine is nobody's request
 		started.image, started.err = do(ctx)
-		c.end(key, started)
-		close(started.done)
 	}()
 	return started
 }

@@ -3,8 +3,11 @@ package image
 import (
 	"context"
 	"slices"
+	"strings"
 	"testing"
 	"time"
+
+	"github.com/containerd/errdefs"
 
 	"github.com/cricket-cri/cricket/runtime/flow"
 )
@@ -59,5 +62,42 @@ func TestPullOfAnImageThatIsBeingRemoved(t *testing.T) {
 	}
 	if l := k.List(); len(l) != 1 {
 		t.Errorf("images = %v, want one", l)
+	}
+}
+
+// A panic of a pull, which runs in a goroutine of nobody's request, is the error of all
+// who wait for it, and leaves nothing behind.
+func TestPanicOfAPullIsAnError(t *testing.T) {
+	h, k := newHub(t), newKit(t, nil)
+	h.push("app", "v1", nil, gzipped("one"))
+	ref := h.host + "/app:v1"
+	k.mustPull(t, ref)
+	both := make(chan struct{})
+	k.layers.has = func() { <-both; panic("layer store") }
+	errs := make(chan error, 2)
+	for range 2 {
+		go func() { _, err := k.Pull(t.Context(), ref, nil); errs <- err }()
+	}
+	k.await(t, 2)
+	close(both)
+	for range 2 {
+		if err := <-errs; !errdefs.IsInternal(err) || !strings.Contains(err.Error(), "layer store") {
+			t.Errorf("error = %v, want the panic as internal", err)
+		}
+	}
+	k.layers.has = nil
+	k.mustPull(t, ref)
+	if err := k.Remove(t.Context(), ref); err != nil {
+		t.Error(err)
+	}
+	k.wantEmpty(t)
+}
+
+// TestPanicOutsideOfSteps: whatever panics in a call, those who wait for it go on.
+func TestPanicOutsideOfSteps(t *testing.T) {
+	c := calls{open: map[string]*call{}}
+	_, err := c.join(t.Context(), "key", func(context.Context) (Image, error) { panic("call") })
+	if !errdefs.IsInternal(err) || len(c.open) != 0 {
+		t.Errorf("error = %v, want the panic as internal; %d calls are left", err, len(c.open))
 	}
 }

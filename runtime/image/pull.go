@@ -77,12 +77,12 @@ func (p *pull) run(ctx context.Context, auth *Auth) (img Image, err error) {
 		s.counts.end(err)
 	}()
 	err = flow.Run(ctx, "pull image",
-		flow.Step{Name: "resolve reference", Do: p.resolve},
-		flow.Step{Name: "read manifest", Do: p.read},
-		flow.Step{Name: "check signatures", Do: p.verify},
-		flow.Step{Name: "pin layers", Do: p.pin, Undo: p.drop},
-		flow.Step{Name: "fetch layers", Do: p.fetch},  // what came in is dropped with the pins
-		flow.Step{Name: "write record", Do: p.record}, // from here on the image is whole
+		flow.Step{Name: "resolve reference", Do: caught(p.resolve)},
+		flow.Step{Name: "read manifest", Do: caught(p.read)},
+		flow.Step{Name: "check signatures", Do: caught(p.verify)},
+		flow.Step{Name: "pin layers", Do: p.pin, Undo: caught(p.drop)},
+		flow.Step{Name: "fetch layers", Do: caught(p.fetch)},  // what came in is dropped with the pins
+		flow.Step{Name: "write record", Do: caught(p.record)}, // from here on the image is whole
 	)
 	if err != nil {
 		return Image{}, redacted{classify(err)}
