@@ -214,6 +214,31 @@ func TestVerifyAndRepair(t *testing.T) {
 	}
 }
 
+// A record that was set aside says nothing of the image that has come again since.
+func TestRepairSparesWhatCameAgain(t *testing.T) {
+	for _, daemon := range []bool{false, true} {
+		t.Run(fmt.Sprintf("daemon=%v", daemon), func(t *testing.T) {
+			p := newPlace(t)
+			if daemon {
+				p.serve(t)
+			}
+			if _, err := p.cricket(t, "image import", dockerFile(t, "example.com/app:v1")); err != nil {
+				t.Fatal(err)
+			}
+			records, _ := filepath.Glob(p.root + "/images/*.json")
+			if err := os.WriteFile(records[0]+".bad", []byte("{"), 0o600); err != nil {
+				t.Fatal(err)
+			}
+			if out, err := p.cricket(t, "verify", "--repair"); err != nil || !strings.Contains(out, "set aside") {
+				t.Errorf("repair: %q, %v", out, err)
+			}
+			if out, err := p.cricket(t, "verify"); err != nil || !strings.HasPrefix(out, "1 images, 2 layers") || !strings.HasSuffix(out, ": all well\n") {
+				t.Errorf("after repair: %q, %v", out, err)
+			}
+		})
+	}
+}
+
 // A store that a daemon uses, which does not answer, is not touched.
 func TestStoreOfASilentDaemon(t *testing.T) {
 	p := newPlace(t)

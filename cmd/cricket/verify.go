@@ -214,14 +214,21 @@ func (a *audit) dropUsers(ctx context.Context, id digest.Digest) error {
 }
 
 // dropRecord removes an image by its record's name, for the daemon may know the image
-// still, and what is left of the record.
+// still, and what is left of the record. A record that was set aside goes alone where the
+// image has come again since.
 func (a *audit) dropRecord(ctx context.Context, file string) error {
 	hex, _, _ := strings.Cut(filepath.Base(file), ".")
-	if err := a.store.remove(ctx, digest.NewDigestFromEncoded(digest.SHA256, hex).String()); err != nil {
+	id := digest.NewDigestFromEncoded(digest.SHA256, hex)
+	current, aside := strings.CutSuffix(file, ".bad")
+	if aside {
+		if _, err := a.store.records().Config(id); err == nil {
+			return gone(file)
+		}
+	}
+	if err := a.store.remove(ctx, id.String()); err != nil {
 		return err
 	}
-	aside, _ := strings.CutSuffix(file, ".bad")
-	return errors.Join(gone(aside), gone(aside+".bad"))
+	return errors.Join(gone(current), gone(current+".bad"))
 }
 
 func gone(file string) error {

@@ -82,6 +82,7 @@ func (r record) write(dir string) error {
 		_ = os.Remove(path + tempSuffix) // or else Open does
 		return fmt.Errorf("write record: %w", err)
 	}
+	_ = os.Remove(path + badSuffix) // what was set aside of the image is made good; mostly there is none
 	return syncDir(dir)
 }
 

@@ -281,3 +281,23 @@ func TestUser(t *testing.T) {
 		}
 	}
 }
+
+// What was set aside of an image is of no use once the image has come again.
+func TestNewRecordReplacesWhatWasSetAside(t *testing.T) {
+	h, k := newHub(t), newKit(t, nil)
+	p := h.push("app", "v1", nil, gzipped("one"))
+	k.mustPull(t, h.host+"/app:v1")
+	file := filepath.Join(k.opts.Root, p.id.Encoded()+recordSuffix)
+	if err := os.WriteFile(file, []byte("{"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	k.reopen(t)
+	if _, err := os.Stat(file + badSuffix); err != nil {
+		t.Fatal(err)
+	}
+	k.mustPull(t, h.host+"/app:v1")
+	images, damaged, err := Records{Root: k.opts.Root}.List()
+	if err != nil || len(images) != 1 || len(damaged) != 0 {
+		t.Errorf("images = %v, damaged = %v, %v, want one that is sound", images, damaged, err)
+	}
+}
