@@ -19,7 +19,6 @@ import (
 	"github.com/cricket-cri/cricket/cri/config"
 	"github.com/cricket-cri/cricket/cri/operator"
 	"github.com/cricket-cri/cricket/runtime/image"
-	"github.com/cricket-cri/cricket/runtime/image/trust"
 	"github.com/cricket-cri/cricket/runtime/layer"
 )
 
@@ -102,12 +101,9 @@ func (n *imageStore) own() (*image.Store, error) {
 	if err != nil {
 		return nil, fmt.Errorf("open layers: %w", err)
 	}
-	n.store, err = image.Open(image.Options{
-		Root: filepath.Join(n.config.Root, "images"), HostsDir: n.config.Images.HostsDir, Layers: layers,
-		Pinned: n.config.Images.Pinned, Parallel: n.config.Images.MaxConcurrentDownloads,
-		Stall: n.config.Images.ProgressDeadline.Duration, UserAgent: "cricket/" + version,
-		Trust: trust.Policies{File: n.config.Images.SignaturePolicy, Dir: n.config.Images.SignaturePolicyDir},
-	})
+	o := n.config.ImageOptions()
+	o.Layers, o.UserAgent = layers, "cricket/"+version
+	n.store, err = image.Open(o)
 	if err != nil {
 		return nil, fmt.Errorf("open images: %w", err)
 	}

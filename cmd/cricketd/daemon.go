@@ -19,7 +19,6 @@ import (
 	"github.com/cricket-cri/cricket/cri/stream"
 	"github.com/cricket-cri/cricket/runtime/checkpoint"
 	"github.com/cricket-cri/cricket/runtime/image"
-	"github.com/cricket-cri/cricket/runtime/image/trust"
 	"github.com/cricket-cri/cricket/runtime/layer"
 	"github.com/cricket-cri/cricket/sandbox"
 	"github.com/cricket-cri/cricket/sandbox/cni"
@@ -146,14 +145,9 @@ func assemble(ctx context.Context, c config.Config, keep *keeper, traces *tracin
 }
 
 func openImages(c config.Config, layers *layer.Store, log *slog.Logger) (*image.Store, error) {
-	images, err := image.Open(image.Options{
-		Root: filepath.Join(c.Root, "images"), HostsDir: c.Images.HostsDir, Layers: layers, Log: log,
-		AuthFile: c.Images.AuthFile, Pinned: c.Images.Pinned, Parallel: c.Images.MaxConcurrentDownloads,
-		PerRegistry: c.Images.MaxRegistryDownloads, Total: c.Images.MaxTotalDownloads,
-		MaxLayer: int64(c.Images.MaxLayerSize) << 20,
-		Stall:    stall(c.Images.ProgressDeadline.Duration), UserAgent: "cricket/" + version,
-		Trust: trust.Policies{File: c.Images.SignaturePolicy, Dir: c.Images.SignaturePolicyDir},
-	})
+	o := c.ImageOptions()
+	o.Layers, o.Log, o.UserAgent = layers, log, "cricket/"+version
+	images, err := image.Open(o)
 	if err != nil {
 		return nil, fmt.Errorf("open images: %w", err)
 	}
@@ -195,14 +189,6 @@ func nriOptions(c config.NRI, log *slog.Logger) *nri.Options {
 		o.Socket = ""
 	}
 	return o
-}
-
-// stall is how long a pull may receive nothing: the configuration's 0 means for ever.
-func stall(deadline time.Duration) time.Duration {
-	if deadline == 0 {
-		return 10 * 365 * 24 * time.Hour
-	}
-	return deadline
 }
 
 func makeDrivers(ctx context.Context, c config.Config, systemd bool, keep *keeper, layers *layer.Store, network *cni.Network, log *slog.Logger) (map[string]sandbox.Driver, string, error) {
