@@ -112,7 +112,7 @@ type importing struct {
 
 func (i *importing) read(ctx context.Context) (err error) {
 	defer recovered(&err)
-	i.source, err = readSource(ctx, i.from, i.what.Target, i.platform)
+	i.source, err = i.store.readSource(ctx, i.from, i.what.Target, i.platform)
 	return err
 }
 

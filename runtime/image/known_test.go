@@ -2,12 +2,15 @@ package image
 
 import (
 	"context"
+	"errors"
+	"math"
 	"slices"
 	"strings"
 	"testing"
 	"time"
 
 	"github.com/containerd/errdefs"
+	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 
 	"github.com/cricket-cri/cricket/runtime/flow"
 )
@@ -99,5 +102,35 @@ func TestPanicOutsideOfSteps(t *testing.T) {
 	_, err := c.join(t.Context(), "key", func(context.Context) (Image, error) { panic("call") })
 	if !errdefs.IsInternal(err) || len(c.open) != 0 {
 		t.Errorf("error = %v, want the panic as internal; %d calls are left", err, len(c.open))
+	}
+}
+
+// What a manifest claims of layers that are here is not read, but counts as the image's
+// size.
+func TestSizesThatAreClaimed(t *testing.T) {
+	for name, c := range map[string]struct {
+		maxLayer int64
+		sizes    []int64
+		kind     error
+	}{
+		"beyond the limit": {1 << 20, []int64{1<<20 + 1, 10}, errdefs.ErrResourceExhausted},
+		"at the limit":     {1 << 20, []int64{1 << 20, 10}, nil},
+		"negative":         {1 << 20, []int64{-1, 10}, errdefs.ErrFailedPrecondition},
+		"sum that wraps":   {math.MaxInt64, []int64{math.MaxInt64, math.MaxInt64}, errdefs.ErrFailedPrecondition},
+	} {
+		t.Run(name, func(t *testing.T) {
+			h, k := newHub(t), newKit(t, func(o *Options) { o.MaxLayer = c.maxLayer })
+			layers := []layer{gzipped("one"), gzipped("two")}
+			h.push("app", "v1", nil, layers...)
+			k.mustPull(t, h.host+"/app:v1")
+			h.push("liar", "v1", func(_ *ocispec.Image, m *ocispec.Manifest) {
+				for i := range m.Layers {
+					m.Layers[i].Size = c.sizes[i]
+				}
+			}, layers...)
+			if _, err := k.Pull(t.Context(), h.host+"/liar:v1", nil); !errors.Is(err, c.kind) {
+				t.Errorf("error = %v, want %v", err, c.kind)
+			}
+		})
 	}
 }

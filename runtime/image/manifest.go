@@ -6,6 +6,7 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"math"
 	"slices"
 
 	"github.com/containerd/errdefs"
@@ -216,6 +217,15 @@ func (d document) checkImage() error {
 		errdefs.ErrNotImplemented, cmp.Or(d.Artifact, d.Config.MediaType))
 }
 
+// readSource reads an image and refuses what no layer on this node can be.
+func (s *Store) readSource(ctx context.Context, from documents, target ocispec.Descriptor, platform platforms.MatchComparer) (source, error) {
+	src, err := readSource(ctx, from, target, platform)
+	if err != nil {
+		return src, err
+	}
+	return src, src.checkSizes(s.opts.MaxLayer)
+}
+
 func (s *source) readConfig(ctx context.Context, from documents, desc ocispec.Descriptor, platform platforms.MatchComparer) error {
 	if desc.Digest.Validate() == nil && desc.Digest.Algorithm() != digest.SHA256 {
 		return fmt.Errorf("read config: %w: digest %s is not sha256", errdefs.ErrFailedPrecondition, desc.Digest)
@@ -281,7 +291,20 @@ func (s *source) checkLayers() error {
 		if err := checkLayer(l); err != nil {
 			return fmt.Errorf("check layer %d: %w", i+1, err)
 		}
-		s.size += uint64(l.Size)
+		if s.size += uint64(l.Size); s.size > math.MaxInt64 { // neither number is greater, so that it cannot wrap
+			return fmt.Errorf("check layers: %w: a size beyond all measure", errdefs.ErrFailedPrecondition)
+		}
+	}
+	return nil
+}
+
+// checkSizes bounds what the manifest claims. Of a layer that is on the node already nothing
+// else does, and by the sum the kubelet decides how much it collects.
+func (s *source) checkSizes(limit int64) error {
+	for i, l := range s.layers {
+		if l.Size > limit {
+			return fmt.Errorf("check layer %d: %w: %d bytes, %d is the limit", i+1, errdefs.ErrResourceExhausted, l.Size, limit)
+		}
 	}
 	return nil
 }

@@ -112,7 +112,7 @@ func (p *pull) read(ctx context.Context) (err error) {
 	}
 	for {
 		shunned := p.reg.shunnedCount()
-		p.source, err = readSource(ctx, p.reg, p.target, p.store.platform)
+		p.source, err = p.store.readSource(ctx, p.reg, p.target, p.store.platform)
 		if err == nil || p.reg.shunnedCount() == shunned {
 			return err
 		}
@@ -155,7 +155,7 @@ func (p *pull) fetch(ctx context.Context) error {
 		return err
 	}
 	if missing { // the known image was removed just now
-		src, err := readSource(ctx, p.reg, p.target, p.store.platform)
+		src, err := p.store.readSource(ctx, p.reg, p.target, p.store.platform)
 		if err != nil {
 			return err
 		}
