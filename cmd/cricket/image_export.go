@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"crypto/rand"
 	"errors"
 	"fmt"
 	"io"
@@ -69,10 +70,11 @@ func (n *imageStore) exported(refs []string) ([]archive.Exported, error) {
 	return list, nil
 }
 
-// exportFile makes the file whole or not at all.
+// exportFile makes the file whole or not at all. The name it has until then is nobody's: no
+// other export's, and no link that somebody has put there for root to follow.
 func exportFile(ctx context.Context, e archive.Exporter, path string, images []archive.Exported) error {
-	temp := path + ".part"
-	f, err := os.OpenFile(temp, os.O_CREATE|os.O_TRUNC|os.O_WRONLY, 0o644)
+	temp := path + "." + rand.Text() + ".part"
+	f, err := os.OpenFile(temp, os.O_CREATE|os.O_EXCL|os.O_WRONLY, 0o644) // os.CreateTemp would not heed the umask
 	if err != nil {
 		return fmt.Errorf("write archive: %w", err)
 	}
