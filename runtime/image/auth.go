@@ -166,12 +166,21 @@ type authorizer struct {
 	creds *credentials
 }
 
+// maxToken bounds the answer of a token's server, in bytes. Headers of 64 KiB are more
+// than most registries take.
+const maxToken = 1 << 20
+
+// tokenKey marks the contexts of requests for tokens: their URLs are the registry's choice.
+type tokenKey struct{}
+
+func isToken(req *http.Request) bool { return req.Context().Value(tokenKey{}) != nil }
+
 func (a authorizer) Authorize(ctx context.Context, req *http.Request) error {
 	if token := a.creds.token(req.URL.Host); token != "" {
 		req.Header.Set("Authorization", "Bearer "+token)
 		return nil
 	}
-	return a.Authorizer.Authorize(ctx, req)
+	return a.Authorizer.Authorize(context.WithValue(ctx, tokenKey{}, true), req)
 }
 
 func (a authorizer) AddResponses(ctx context.Context, responses []*http.Response) error {

@@ -43,8 +43,11 @@ func (t transport) RoundTrip(req *http.Request) (*http.Response, error) {
 		return nil, err
 	}
 	resp.Body = &body{resp.Body, w, t.reg.counts}
-	if isManifest(req) {
-		resp.Body = &boundedBody{resp.Body, maxManifest}
+	switch {
+	case isToken(req):
+		resp.Body = &boundedBody{resp.Body, "token", maxToken, maxToken}
+	case isManifest(req):
+		resp.Body = &boundedBody{resp.Body, "manifest", maxManifest, maxManifest}
 	}
 	return resp, nil
 }
@@ -57,8 +60,9 @@ func (t transport) prepare(req *http.Request, ctx context.Context) *http.Request
 	if t.reg.whole {
 		out.Header.Del("Range")
 	}
-	if req.Method == http.MethodGet {
-		// A part of a compressed representation could not be read.
+	if req.Method == http.MethodGet || isToken(req) {
+		// A part of a compressed representation could not be read, and what net/http
+		// inflates by itself is longer than what is sent.
 		out.Header.Set("Accept-Encoding", "identity")
 	}
 	if req.Response != nil && !t.reg.creds.admitted(req.URL.Scheme, req.URL.Host) {
@@ -198,10 +202,12 @@ func (b *body) Close() error {
 }
 
 // boundedBody ends with an error beyond so many bytes. Of a registry that does not say
-// what a tag stands for the resolver reads all that it sends.
+// what a tag stands for the resolver reads all that it sends, and of a token's server the
+// authorizer.
 type boundedBody struct {
 	io.ReadCloser
-	left int64
+	what        string
+	limit, left int64
 }
 
 func (b *boundedBody) Read(buf []byte) (int, error) {
@@ -210,7 +216,7 @@ func (b *boundedBody) Read(buf []byte) (int, error) {
 	}
 	n, err := b.ReadCloser.Read(buf)
 	if b.left -= int64(n); b.left < 0 {
-		return 0, fmt.Errorf("read manifest: %w: more than %d bytes", errdefs.ErrFailedPrecondition, maxManifest)
+		return 0, fmt.Errorf("read %s: %w: more than %d bytes", b.what, errdefs.ErrFailedPrecondition, b.limit)
 	}
 	return n, err
 }
