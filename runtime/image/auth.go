@@ -160,10 +160,38 @@ func serverHost(address string) string {
 	return host
 }
 
-// authorizer is containerd's, which does not know registry tokens, and those.
+// authorizer is containerd's, which does not know registry tokens, and those. containerd's
+// keeps what it got of a token's server for the rest of the pull, a failure as well: after
+// one it is made anew.
 type authorizer struct {
-	docker.Authorizer
 	creds *credentials
+	renew func() docker.Authorizer
+
+	mu   sync.Mutex
+	base docker.Authorizer
+}
+
+// newAuthorizer makes what containerd's configuration makes for an endpoint.
+func newAuthorizer(e docker.RegistryHost, creds *credentials) *authorizer {
+	renew := func() docker.Authorizer {
+		return docker.NewDockerAuthorizer(docker.WithAuthClient(e.Client), docker.WithAuthCreds(creds.forHost), docker.WithAuthHeader(e.Header))
+	}
+	return &authorizer{creds: creds, renew: renew, base: renew()}
+}
+
+func (a *authorizer) current() docker.Authorizer {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	return a.base
+}
+
+// drop replaces an authorizer that failed, once: others may have waited for the same token.
+func (a *authorizer) drop(failed docker.Authorizer) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if a.base == failed {
+		a.base = a.renew()
+	}
 }
 
 // maxToken bounds the answer of a token's server, in bytes. Headers of 64 KiB are more
@@ -175,15 +203,20 @@ type tokenKey struct{}
 
 func isToken(req *http.Request) bool { return req.Context().Value(tokenKey{}) != nil }
 
-func (a authorizer) Authorize(ctx context.Context, req *http.Request) error {
+func (a *authorizer) Authorize(ctx context.Context, req *http.Request) error {
 	if token := a.creds.token(req.URL.Host); token != "" {
 		req.Header.Set("Authorization", "Bearer "+token)
 		return nil
 	}
-	return a.Authorizer.Authorize(context.WithValue(ctx, tokenKey{}, true), req)
+	base := a.current()
+	err := base.Authorize(context.WithValue(ctx, tokenKey{}, true), req)
+	if err != nil {
+		a.drop(base)
+	}
+	return err
 }
 
-func (a authorizer) AddResponses(ctx context.Context, responses []*http.Response) error {
+func (a *authorizer) AddResponses(ctx context.Context, responses []*http.Response) error {
 	host := responses[len(responses)-1].Request.URL.Host
 	if a.creds.token(host) != "" {
 		return fmt.Errorf("registry token refused: %w", docker.ErrInvalidAuthorization)
@@ -196,5 +229,5 @@ func (a authorizer) AddResponses(ctx context.Context, responses []*http.Response
 		a.creds.useToken(host)
 		return nil
 	}
-	return a.Authorizer.AddResponses(ctx, responses)
+	return a.current().AddResponses(ctx, responses)
 }

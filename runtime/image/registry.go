@@ -61,7 +61,6 @@ func (s *Store) registry(ctx context.Context, n name, auth *Auth) *registry {
 	}
 	r.configure = config.ConfigureHosts(ctx, config.HostOptions{
 		HostDir:      hostDir(s.opts.HostsDir),
-		Credentials:  r.creds.forHost,
 		UpdateClient: r.adopt,
 	})
 	return r
@@ -84,7 +83,7 @@ func (r *registry) endpoints() ([]endpoint, error) {
 		for name := range h.Header {
 			r.private[http.CanonicalHeaderKey(name)] = true
 		}
-		h.Authorizer = authorizer{h.Authorizer, r.creds}
+		h.Authorizer = newAuthorizer(h, r.creds)
 		r.known = append(r.known, endpoint{h, h.Scheme + "://" + h.Host + h.Path})
 	}
 	return r.known, nil
