@@ -204,6 +204,9 @@ type tokenKey struct{}
 func isToken(req *http.Request) bool { return req.Context().Value(tokenKey{}) != nil }
 
 func (a *authorizer) Authorize(ctx context.Context, req *http.Request) error {
+	if moved(req) {
+		req.Header.Del("Authorization") // net/http takes along the first host's
+	}
 	if token := a.creds.token(req.URL.Host); token != "" {
 		req.Header.Set("Authorization", "Bearer "+token)
 		return nil

@@ -68,10 +68,15 @@ func (t transport) prepare(req *http.Request, ctx context.Context) *http.Request
 		// inflates by itself is longer than what is sent.
 		out.Header.Set("Accept-Encoding", "identity")
 	}
-	if req.Response != nil && !t.reg.creds.admitted(req.URL.Scheme, req.URL.Host) {
+	strange := req.Response != nil && !t.reg.creds.admitted(req.URL.Scheme, req.URL.Host)
+	if strange || moved(req) {
 		for name := range t.reg.private {
-			out.Header.Del(name)
+			if name != "Authorization" { // the authorizer's, for this host
+				out.Header.Del(name)
+			}
 		}
+	}
+	if strange {
 		out.Header.Del("Authorization")
 		out.Header.Del("Cookie")
 	}
@@ -102,11 +107,19 @@ func (t transport) judge(req *http.Request, resp *http.Response) error {
 
 // isManifest says whether a request was made, or redirected, for a manifest or index.
 func isManifest(req *http.Request) bool {
+	return strings.Contains(original(req).URL.Path, "/manifests/")
+}
+
+// original is the request that a redirect, or several, led to this one from.
+func original(req *http.Request) *http.Request {
 	for req.Response != nil && req.Response.Request != nil {
 		req = req.Response.Request
 	}
-	return strings.Contains(req.URL.Path, "/manifests/")
+	return req
 }
+
+// moved says whether a redirect led to another host, be it one of the same registry.
+func moved(req *http.Request) bool { return original(req).URL.Host != req.URL.Host }
 
 // errBadRange is passing: the blob is asked for as a whole the next time.
 var errBadRange = errors.New("resume blob: wrong part of it")
