@@ -77,6 +77,7 @@ func TestMirrorsFailOver(t *testing.T) {
 		"hangs":             {blob(func(_ http.ResponseWriter, r *http.Request) { <-r.Context().Done() }), 1},
 		"hangs in the blob": {blob(hang(l, 5000)), 1},
 		"breaks":            {blob(breakAt(l, 5000)), 2},
+		"drips":             {blob(drip(l)), 1},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()

@@ -123,12 +123,12 @@ func TestBreaksThatGetOnDoNotCount(t *testing.T) {
 	}
 }
 
-// TestSlowPullIsNotCancelled pulls a layer that takes many times the deadline, a few
-// bytes at a time.
+// TestSlowPullIsNotCancelled pulls a layer that takes many times the deadline, over a line
+// of a KiB per second or so.
 func TestSlowPullIsNotCancelled(t *testing.T) {
 	const stall = time.Second
 	h, k := newHub(t), newKit(t, func(o *Options) { o.Stall = stall })
-	l := gzipped(noise(1 << 10))
+	l := gzipped(noise(8 << 10))
 	h.push("app", "v1", nil, l)
 	h.misbehave(func(w http.ResponseWriter, r *http.Request) bool {
 		if !isBlob(r, l) {

@@ -7,6 +7,7 @@ import (
 	"io"
 	"net/http"
 	"strings"
+	"sync/atomic"
 	"time"
 
 	"github.com/containerd/errdefs"
@@ -30,7 +31,7 @@ func (t transport) RoundTrip(req *http.Request) (*http.Response, error) {
 	begin := time.Now()
 	w.begin()
 	resp, err := t.base.RoundTrip(sent)
-	w.end()
+	w.end(w.quota) // an answer is progress
 	if err != nil {
 		t.reg.barren.Add(int64(time.Since(begin)))
 		defer w.close()
@@ -160,25 +161,65 @@ func (e *stalledError) Error() string {
 }
 func (*stalledError) Unwrap() error { return errdefs.ErrUnavailable }
 
-// watch cuts one request if nothing arrives while it is waited for. Time between reads,
+// drippingError ends a request that got too few bytes: it has stalled as well.
+type drippingError struct {
+	stalledError
+	got int64
+}
+
+func (e *drippingError) Error() string {
+	return fmt.Sprintf("wait for registry: only %d bytes in %s", e.got, e.limit)
+}
+func (e *drippingError) Unwrap() error { return &e.stalledError }
+
+// leastRate is what a request has to get, in bytes a second of the time in which it waits:
+// one that drips would keep its slot for days. A line of 3 KiB/s serves as many downloads
+// as are made at once by default.
+const leastRate = 256
+
+// watch cuts one request if too little arrives while it is waited for. Time between reads,
 // because the disk is slow, does not count.
 type watch struct {
 	ctx    context.Context
 	cancel context.CancelCauseFunc
 	limit  time.Duration
+	quota  int64 // bytes that are wanted within the limit
 	timer  *time.Timer
+
+	since time.Time     // when the wait that lasts began
+	left  time.Duration // of the limit
+	got   atomic.Int64  // bytes, of the quota
 }
 
 func newWatch(ctx context.Context, limit time.Duration) *watch {
 	ctx, cancel := context.WithCancelCause(ctx)
-	w := &watch{ctx: ctx, cancel: cancel, limit: limit}
-	w.timer = time.AfterFunc(limit, func() { cancel(&stalledError{limit}) })
+	w := &watch{ctx: ctx, cancel: cancel, limit: limit, quota: max(1, int64(leastRate*limit.Seconds())), left: limit}
+	w.timer = time.AfterFunc(limit, func() { cancel(w.stalled()) })
 	w.timer.Stop()
 	return w
 }
 
-func (w *watch) begin() { w.timer.Reset(w.limit) }
-func (w *watch) end()   { w.timer.Stop() }
+func (w *watch) stalled() error {
+	if got := w.got.Load(); got > 0 {
+		return &drippingError{stalledError{w.limit}, got}
+	}
+	return &stalledError{w.limit}
+}
+
+func (w *watch) begin() {
+	w.since = time.Now()
+	w.timer.Reset(w.left)
+}
+
+// end is told how many bytes the wait was for.
+func (w *watch) end(n int64) {
+	w.timer.Stop()
+	w.left -= time.Since(w.since)
+	if w.got.Add(n) >= w.quota {
+		w.left = w.limit
+		w.got.Store(0)
+	}
+}
 
 func (w *watch) close() {
 	w.timer.Stop()
@@ -187,8 +228,9 @@ func (w *watch) close() {
 
 // reason prefers the stall to the cancellation that came of it.
 func (w *watch) reason(err error) error {
-	if stalled, ok := errors.AsType[*stalledError](context.Cause(w.ctx)); ok {
-		return stalled
+	cause := context.Cause(w.ctx)
+	if _, ok := errors.AsType[*stalledError](cause); ok {
+		return cause
 	}
 	return &failure{err}
 }
@@ -203,7 +245,7 @@ type body struct {
 func (b *body) Read(buf []byte) (int, error) {
 	b.watch.begin()
 	n, err := b.ReadCloser.Read(buf)
-	b.watch.end()
+	b.watch.end(int64(n))
 	b.counts.bytes.Add(uint64(n))
 	if err != nil && !errors.Is(err, io.EOF) {
 		err = b.watch.reason(err)

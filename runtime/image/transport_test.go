@@ -3,14 +3,18 @@ package image
 import (
 	"bytes"
 	"fmt"
+	"io"
 	"net/http"
+	"strconv"
 	"strings"
 	"sync/atomic"
 	"testing"
+	"time"
 
 	"github.com/containerd/errdefs"
 	"github.com/klauspost/compress/gzip"
 	"github.com/klauspost/compress/zstd"
+	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 )
 
 // What an answer says of its coding is not believed: digests are of the bytes as sent.
@@ -103,4 +107,77 @@ func TestRedirectBetweenEndpoints(t *testing.T) {
 			}
 		})
 	}
+}
+
+// drip sends a layer a byte at a time, ten a second.
+func drip(l layer) http.HandlerFunc {
+	return func(w http.ResponseWriter, r *http.Request) {
+		w.Header().Set("Content-Length", strconv.Itoa(len(l.blob)))
+		for i := 0; r.Context().Err() == nil && i < len(l.blob); i++ {
+			w.Write(l.blob[i : i+1])
+			w.(http.Flusher).Flush()
+			time.Sleep(100 * time.Millisecond)
+		}
+	}
+}
+
+// A registry that drips does not keep the slot that another one waits for.
+func TestDrippingRegistryIsDropped(t *testing.T) {
+	dripping, h := newHub(t), newHub(t)
+	k := newKit(t, func(o *Options) { o.PerRegistry, o.Total, o.Stall = 1, 1, time.Second })
+	l := gzipped(noise(64 << 10))
+	dripping.push("app", "v1", nil, l)
+	h.push("app", "v1", nil, gzipped("one"))
+	arrived := make(chan struct{}, 1)
+	dripping.misbehave(func(w http.ResponseWriter, r *http.Request) bool {
+		if isBlob(r, l) {
+			arrived <- struct{}{}
+			drip(l)(w, r)
+		}
+		return isBlob(r, l)
+	})
+	done := make(chan error, 1)
+	go func() { _, err := k.Pull(t.Context(), dripping.host+"/app:v1", nil); done <- err }()
+	<-arrived
+	begin := time.Now()
+	k.mustPull(t, h.host+"/app:v1")
+	if took := time.Since(begin); took > 30*time.Second {
+		t.Errorf("the other registry was waited for %s", took)
+	}
+	if err := <-done; !errdefs.IsUnavailable(err) || !strings.Contains(err.Error(), "bytes in 1s") {
+		t.Errorf("error = %v, want unavailable for want of bytes", err)
+	}
+}
+
+// Only time that is spent in waiting for bytes counts against a registry.
+func TestSlowReaderIsNoDrip(t *testing.T) {
+	const limit = 300 * time.Millisecond
+	w := newWatch(t.Context(), limit)
+	b := &body{io.NopCloser(strings.NewReader(strings.Repeat("a", 30))), w, &counters{}}
+	defer b.Close()
+	for range 30 { // less than is wanted of the line in as long a time
+		if _, err := b.Read(make([]byte, 1)); err != nil {
+			t.Fatal(err)
+		}
+		time.Sleep(limit / 10)
+	}
+	if err := w.ctx.Err(); err != nil {
+		t.Errorf("the request was cut: %v", err)
+	}
+}
+
+// A layer that is too large as it comes is not asked for.
+func TestHugeBlobIsNotFetched(t *testing.T) {
+	h, k := newHub(t), newKit(t, func(o *Options) { o.MaxLayer = 1 << 20 })
+	p := h.push("app", "v1", func(_ *ocispec.Image, m *ocispec.Manifest) { m.Layers[0].Size = 3 << 20 }, gzipped("one"))
+	_, err := k.Pull(t.Context(), h.host+"/app:v1", nil)
+	if !errdefs.IsResourceExhausted(err) {
+		t.Errorf("error = %v, want resource exhausted", err)
+	}
+	for _, d := range h.fetched() {
+		if d == p.doc.Layers[0].Digest.String() {
+			t.Error("the layer was fetched")
+		}
+	}
+	k.wantEmpty(t)
 }
