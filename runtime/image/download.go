@@ -23,10 +23,6 @@ func (p *pull) layer(ctx context.Context, id digest.Digest, desc ocispec.Descrip
 }
 
 func (p *pull) download(ctx context.Context, id digest.Digest, desc ocispec.Descriptor, arrive *atomic.Int64) error {
-	// Formats that can be read in parts add tables to what they compress, but not as much again.
-	if desc.Size/2 > p.store.opts.MaxLayer {
-		return fmt.Errorf("fetch %s: %w: %d bytes, compressed, of a layer of at most %d", desc.Digest, errdefs.ErrResourceExhausted, desc.Size, p.store.opts.MaxLayer)
-	}
 	release, err := p.store.slots.acquire(ctx, p.reg.host)
 	if err != nil {
 		return err

@@ -113,8 +113,8 @@ func TestSizesThatAreClaimed(t *testing.T) {
 		sizes    []int64
 		kind     error
 	}{
-		"beyond the limit": {1 << 20, []int64{1<<20 + 1, 10}, errdefs.ErrResourceExhausted},
-		"at the limit":     {1 << 20, []int64{1 << 20, 10}, nil},
+		"beyond the limit": {1 << 20, []int64{2<<20 + 2, 10}, errdefs.ErrResourceExhausted},
+		"at the limit":     {1 << 20, []int64{2 << 20, 10}, nil},
 		"negative":         {1 << 20, []int64{-1, 10}, errdefs.ErrFailedPrecondition},
 		"sum that wraps":   {math.MaxInt64, []int64{math.MaxInt64, math.MaxInt64}, errdefs.ErrFailedPrecondition},
 	} {

@@ -298,12 +298,14 @@ func (s *source) checkLayers() error {
 	return nil
 }
 
-// checkSizes bounds what the manifest claims. Of a layer that is on the node already nothing
-// else does, and by the sum the kubelet decides how much it collects.
+// checkSizes bounds what the manifest claims that its layers take as they are sent. Of a layer
+// that is on the node already nothing else does, and by the sum the kubelet decides how much it
+// collects. Formats that can be read in parts add tables to what they compress, but not as much
+// again.
 func (s *source) checkSizes(limit int64) error {
 	for i, l := range s.layers {
-		if l.Size > limit {
-			return fmt.Errorf("check layer %d: %w: %d bytes, %d is the limit", i+1, errdefs.ErrResourceExhausted, l.Size, limit)
+		if l.Size/2 > limit {
+			return fmt.Errorf("check layer %d: %w: %d bytes, compressed, of a layer of at most %d", i+1, errdefs.ErrResourceExhausted, l.Size, limit)
 		}
 	}
 	return nil
