@@ -176,8 +176,8 @@ func compareFlat(t testing.TB, s *Store, chain []digest.Digest) int {
 		if err != nil {
 			t.Fatal(err)
 		}
-		for _, p := range paths {
-			implied[p] = true
+		for p := range paths {
+			implied["/"+p] = true
 		}
 	}
 	for name, d := range want {

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"iter"
 	"os"
 	"path/filepath"
 	"slices"
@@ -30,7 +31,7 @@ type placed struct {
 // unpacking them one after the other. A tar may have names in directories of which it says
 // nothing. Who unpacks it leaves the directories as lower layers made them, whereas
 // overlayfs takes the attributes of the uppermost one.
-func (s *Store) misleads(stack []placed) (bool, error) {
+func (s *Store) misleads(ctx context.Context, stack []placed) (bool, error) {
 	var ids []digest.Digest
 	for _, p := range stack {
 		ids = append(ids, p.id)
@@ -41,23 +42,36 @@ func (s *Store) misleads(stack []placed) (bool, error) {
 	}
 	found := false
 	for i := len(stack) - 1; i > 0 && !found; i-- {
-		paths, err := s.implied(stack[i].id)
-		if err != nil {
+		var err error
+		if found, err = s.changes(ctx, stack[i].id, stack[:i]); err != nil {
 			return false, err
-		}
-		for _, path := range paths {
-			if found = found || knownBetter(path, stack[:i]); found {
-				s.log.Info("layers are mounted merged: one changes directories that it does not describe", "layer", stack[i].id, "path", path)
-				break
-			}
 		}
 	}
 	s.misleading.Store(key, found)
 	return found, nil
 }
 
-// implied lists the directories of a layer that are only implied.
-func (s *Store) implied(id digest.Digest) ([]string, error) {
+// changes tells whether a layer, stacked on lower ones, changes a directory that it only
+// implies.
+func (s *Store) changes(ctx context.Context, id digest.Digest, lower []placed) (bool, error) {
+	paths, err := s.implied(id)
+	if err != nil {
+		return false, err
+	}
+	for path := range paths {
+		if err := ctx.Err(); err != nil { // there may be millions
+			return false, err
+		}
+		if knownBetter(path, lower) {
+			s.log.Info("layers are mounted merged: one changes directories that it does not describe", "layer", id, "path", path)
+			return true, nil
+		}
+	}
+	return false, nil
+}
+
+// implied walks through the directories of a layer that are only implied.
+func (s *Store) implied(id digest.Digest) (iter.Seq[string], error) {
 	path, size, err := s.Blob(id)
 	if err != nil {
 		return nil, err
@@ -78,7 +92,7 @@ func (s *Store) implied(id digest.Digest) ([]string, error) {
 // may say so of one that a layer in between has deleted does no harm.
 func knownBetter(path string, lower []placed) bool {
 	for _, p := range slices.Backward(lower) {
-		at := p.dir + path
+		at := p.dir + "/" + path
 		var st unix.Stat_t
 		if unix.Lstat(at, &st) != nil {
 			continue

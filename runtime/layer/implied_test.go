@@ -3,9 +3,12 @@ package layer
 import (
 	"archive/tar"
 	"bytes"
+	"context"
+	"errors"
 	"os"
 	"os/exec"
 	"regexp"
+	"runtime"
 	"strings"
 	"testing"
 	"time"
@@ -118,5 +121,51 @@ func TestImpliedDirectoriesReopen(t *testing.T) {
 	}
 	if again, err := s.Mount(t.Context(), chain); err != nil || again[0] != dirs[0] {
 		t.Errorf("mounted again on %v: %v", again, err)
+	}
+}
+
+// deepLayer is a tar of few entries and a directory so many times 2047 deep: every link leads on
+// from where the one before it ends, and what it leads through is only implied.
+func deepLayer(t testing.TB, links int) []byte {
+	t.Helper()
+	var headers []tar.Header
+	name := "a"
+	for range links {
+		headers = append(headers, tar.Header{Name: name, Typeflag: tar.TypeSymlink, Linkname: strings.Repeat("d/", 2047)})
+		name += "/a"
+	}
+	return tarOf(t, append(headers, tar.Header{Name: name})...)
+}
+
+// What a chain costs to look through does not grow with the square of its depth.
+func TestImpliedDeep(t *testing.T) {
+	s := open(t, Options{Root: t.TempDir(), State: t.TempDir()})
+	chain := ingestAll(t, s, tarOf(t, tar.Header{Name: "low"}), deepLayer(t, 10))
+	var before, after runtime.MemStats
+	runtime.ReadMemStats(&before)
+	dirs, err := s.Mount(t.Context(), chain)
+	runtime.ReadMemStats(&after)
+	if err != nil || len(dirs) != 2 {
+		t.Errorf("mounted on %v: %v", dirs, err)
+	}
+	if mib := (after.TotalAlloc - before.TotalAlloc) >> 20; mib > 100 {
+		t.Errorf("%d MiB are allocated for a directory 20,000 deep", mib)
+	}
+}
+
+// Who gives up is not kept by a layer of very many directories, and leaves no answer behind.
+func TestImpliedGivenUp(t *testing.T) {
+	s := open(t, Options{Root: t.TempDir(), State: t.TempDir()})
+	stack, err := s.stack(t.Context(), ingestAll(t, s, impliedLayers(t)...))
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	if _, err := s.misleads(ctx, stack); !errors.Is(err, context.Canceled) {
+		t.Errorf("error = %v, want that it is cancelled", err)
+	}
+	if found, err := s.misleads(t.Context(), stack); !found || err != nil {
+		t.Errorf("asked again: %v, %v", found, err)
 	}
 }

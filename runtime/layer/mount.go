@@ -37,7 +37,7 @@ func (s *Store) Mount(ctx context.Context, chain []digest.Digest) (dirs []string
 	if err != nil {
 		return nil, err
 	}
-	merged, err := s.misleads(stack)
+	merged, err := s.misleads(ctx, stack)
 	if err != nil {
 		return nil, err
 	}

@@ -14,8 +14,11 @@ func TestImplied(t *testing.T) {
 	for range 2 {
 		i := openImage(t, raw)
 		paths, err := i.Implied(Limits{})
-		if want := []string{"/a", "/a/b", "/c/d", "/f", "/g"}; err != nil || !slices.Equal(paths, want) {
-			t.Fatalf("implied are %q, want %q: %v", paths, want, err)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got, want := slices.Sorted(paths), []string{"a", "a/b", "c/d", "f", "g"}; !slices.Equal(got, want) {
+			t.Fatalf("implied are %q, want %q", got, want)
 		}
 		var out bytes.Buffer
 		if err := i.WriteTar(t.Context(), &out, Limits{}); err != nil {
@@ -24,8 +27,8 @@ func TestImplied(t *testing.T) {
 		raw = writeMemory(t, out.Bytes())
 	}
 	none := openImage(t, writeMemory(t, makeTar(t, dir("a"), file("a/file", ""), file("top", ""))))
-	if paths, err := none.Implied(Limits{}); none.HasImplied() || len(paths) != 0 || err != nil {
-		t.Errorf("implied are %q: %v", paths, err)
+	if paths, err := none.Implied(Limits{}); none.HasImplied() || err != nil || len(slices.Collect(paths)) != 0 {
+		t.Errorf("a directory is implied, or the answer fails: %v", err)
 	}
 }
 
