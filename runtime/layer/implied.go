@@ -62,7 +62,11 @@ func (s *Store) changes(ctx context.Context, id digest.Digest, lower []placed) (
 		if err := ctx.Err(); err != nil { // there may be millions
 			return false, err
 		}
-		if knownBetter(path, lower) {
+		better, err := knownBetter(path, lower)
+		if err != nil {
+			return false, err
+		}
+		if better {
 			s.log.Info("layers are mounted merged: one changes directories that it does not describe", "layer", id, "path", path)
 			return true, nil
 		}
@@ -90,23 +94,52 @@ func (s *Store) implied(id digest.Digest) (iter.Seq[string], error) {
 
 // knownBetter tells whether a lower layer says what an implied directory is like. That it
 // may say so of one that a layer in between has deleted does no harm.
-func knownBetter(path string, lower []placed) bool {
+func knownBetter(path string, lower []placed) (bool, error) {
 	for _, p := range slices.Backward(lower) {
-		at := p.dir + "/" + path
-		var st unix.Stat_t
-		if unix.Lstat(at, &st) != nil {
+		fd, err := openWithin(p.dir, path)
+		switch {
+		case errors.Is(err, unix.ENOENT):
 			continue
+		case errors.Is(err, unix.ELOOP), errors.Is(err, unix.ENOTDIR):
+			return false, nil // overlayfs merges a directory with nothing else
+		case err != nil:
+			return false, fmt.Errorf("open directory of layer %s: %w", p.id, err)
 		}
-		if st.Mode&unix.S_IFMT != unix.S_IFDIR {
-			return false
+		implied, better := describes(fd)
+		unix.Close(fd)
+		if !implied {
+			return better, nil
 		}
-		if n, err := unix.Lgetxattr(at, erofs.ImpliedXattr, nil); err == nil && n > 0 {
-			continue
-		}
-		n, err := unix.Llistxattr(at, nil)
-		return !erofs.IsDefault(&st) || err != nil || n > 0
 	}
-	return false
+	return false, nil
+}
+
+// openWithin opens a directory of a mounted layer. Links are not followed: they are the
+// image's, and would lead through the host.
+func openWithin(root, path string) (int, error) {
+	at, err := unix.Open(root, unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return -1, err
+	}
+	defer unix.Close(at)
+	return unix.Openat2(at, path, &unix.OpenHow{
+		Flags:   unix.O_RDONLY | unix.O_DIRECTORY | unix.O_CLOEXEC,
+		Resolve: unix.RESOLVE_NO_SYMLINKS | unix.RESOLVE_BENEATH,
+	})
+}
+
+// describes tells whether a directory of a layer is itself only implied, and else whether it
+// is another than one that is. One that cannot be read may be: merging is always right.
+func describes(fd int) (implied, other bool) {
+	if n, err := unix.Fgetxattr(fd, erofs.ImpliedXattr, nil); err == nil && n > 0 {
+		return true, false
+	}
+	var st unix.Stat_t
+	if unix.Fstat(fd, &st) != nil || !erofs.IsDefault(&st) {
+		return false, true
+	}
+	n, err := unix.Flistxattr(fd, nil)
+	return false, err != nil || n > 0
 }
 
 // mountFlat mounts the merged metadata of layers, with their blobs as its devices, and

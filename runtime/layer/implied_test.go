@@ -153,6 +153,22 @@ func TestImpliedDeep(t *testing.T) {
 	}
 }
 
+// A link of a lower layer leads to nothing of the host.
+func TestImpliedBelowLink(t *testing.T) {
+	host := t.TempDir()
+	if err := os.Mkdir(host+"/b", 0o700); err != nil {
+		t.Fatal(err)
+	}
+	s := open(t, Options{Root: t.TempDir(), State: t.TempDir()})
+	low := tarOf(t, tar.Header{Name: "a", Typeflag: tar.TypeSymlink, Linkname: host}, tar.Header{Name: "file", Linkname: "x"})
+	for _, name := range []string{"a/b/x", "a/x", "file/b/x"} {
+		chain := ingestAll(t, s, low, tarOf(t, tar.Header{Name: name}))
+		if dirs, err := s.Mount(t.Context(), chain); err != nil || len(dirs) != 2 {
+			t.Errorf("%s: mounted on %v, want 2 directories: %v", name, dirs, err)
+		}
+	}
+}
+
 // Who gives up is not kept by a layer of very many directories, and leaves no answer behind.
 func TestImpliedGivenUp(t *testing.T) {
 	s := open(t, Options{Root: t.TempDir(), State: t.TempDir()})
