@@ -13,6 +13,9 @@ import (
 const (
 	maxPath  = 4096 // PATH_MAX
 	maxLinks = 40   // followed in one path, as in the kernel
+	// stepsPerEntry is how much work (spend) a layer may ask for, for each entry that it may
+	// have. Honest ones ask for a dozen an entry that they do have, as deep as that is.
+	stepsPerEntry = 64
 )
 
 // node is an inode. Several names may lead to one that is not a directory. A layer may
@@ -83,6 +86,7 @@ type tree struct {
 	count       uint32   // of nodes, those included that have lost their names
 	entries     int      // charged for
 	bytes       int64
+	steps       int64 // spent
 	text        text
 	seed        maphash.Seed
 	dot, dotdot uint32
@@ -134,6 +138,16 @@ func (t *tree) charge(entries, bytes int) error {
 	return nil
 }
 
+// spend accounts for work that a tar can ask for in no proportion to its length: names that
+// lead through links, and attributes that others are merged with.
+func (t *tree) spend(steps int) error {
+	t.steps += int64(steps)
+	if limit := int64(t.limits.Entries) * stepsPerEntry; t.steps > limit {
+		return fmt.Errorf("more than %d steps through links and attributes: %w", limit, errdefs.ErrResourceExhausted)
+	}
+	return nil
+}
+
 // cleanPath splits a name of the tar. Leading slashes are dropped, as by GNU tar and
 // containerd; a name that leads out of the root is refused, whereas it may climb
 // within. No components are left of the root itself.
@@ -167,6 +181,9 @@ func cleanPath(name string) ([]string, error) {
 func (t *tree) dir(parts []string, create bool) (*node, error) {
 	at := t.root
 	rest := append([]string(nil), parts...)
+	if err := t.spend(len(rest)); err != nil {
+		return nil, err
+	}
 	for links := 0; len(rest) > 0; {
 		name := rest[0]
 		rest = rest[1:]
@@ -186,6 +203,9 @@ func (t *tree) dir(parts []string, create bool) (*node, error) {
 				at = t.root
 			}
 			rest = append(strings.Split(next.more.target, "/"), rest...)
+			if err := t.spend(len(rest)); err != nil { // which were copied, too
+				return nil, err
+			}
 			continue
 		}
 		if next == nil || !next.isDir() {
@@ -227,6 +247,21 @@ func (t *tree) put(dir *node, name string, n *node) error {
 	}
 	t.set(dir, name, n)
 	return nil
+}
+
+// become has a directory take over the attributes of a later entry for it.
+func (t *tree) become(n, m *node) error {
+	n.mode, n.uid, n.gid, n.mtime, n.nsec, n.implied = m.mode, m.uid, m.gid, m.mtime, m.nsec, false
+	if attrs := m.xattrs(); len(attrs) > 0 {
+		if err := t.spend(xattrSize(n.xattrs())); err != nil { // each byte is looked at again
+			return err
+		}
+		n.setXattrs(mergeXattrs(n.xattrs(), attrs))
+		if _, err := xattrCount(xattrSize(n.xattrs())); err != nil {
+			return err
+		}
+	}
+	return t.charge(1, 0)
 }
 
 // drop takes back what the name counted for.

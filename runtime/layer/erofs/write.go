@@ -216,8 +216,7 @@ func (w *writer) rootEntry(h *tar.Header) error {
 	if err != nil {
 		return err
 	}
-	w.tree.root.become(n)
-	return w.tree.charge(1, 0)
+	return w.tree.become(w.tree.root, n)
 }
 
 func (w *writer) whiteout(dir *node, name, deleted string) error {
@@ -233,16 +232,9 @@ func (w *writer) whiteout(dir *node, name, deleted string) error {
 
 func (w *writer) add(dir *node, name string, n *node) error {
 	if old := w.tree.child(dir, name); old != nil && old.isDir() && n.isDir() {
-		old.become(n)
-		return w.tree.charge(1, 0)
+		return w.tree.become(old, n)
 	}
 	return w.tree.put(dir, name, n)
-}
-
-// become takes over the attributes of a later entry for the same directory.
-func (n *node) become(m *node) {
-	n.mode, n.uid, n.gid, n.mtime, n.nsec, n.implied = m.mode, m.uid, m.gid, m.mtime, m.nsec, false
-	n.setXattrs(mergeXattrs(n.xattrs(), m.xattrs()))
 }
 
 func (w *writer) budget(n int) error {
@@ -269,7 +261,7 @@ func (w *writer) newNode(h *tar.Header) (*node, error) {
 	if err != nil {
 		return nil, err
 	}
-	n.setXattrs(mergeXattrs(nil, attrs))
+	n.setXattrs(attrs)
 	w.dropped += dropped
 	return n, w.tree.charge(0, len(h.Linkname)+xattrSize(attrs))
 }

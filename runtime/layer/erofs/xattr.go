@@ -52,7 +52,8 @@ func xattrIndex(name string) (index byte, rest string, ok bool) {
 // readXattrs takes the extended attributes out of PAX records. trusted.overlay.* is
 // refused: it would let an image redirect overlayfs to files of its choice. The rest of
 // trusted.* is dropped, since it has no meaning inside a container (containerd does not
-// set it either), and so is what EROFS has no name space for.
+// set it either), and so is what EROFS has no name space for. The result is sorted by name,
+// and no more than an inode can have: whoever merges such lists can do so time and again.
 func readXattrs(records map[string]string) (attrs []xattr, dropped int, err error) {
 	for key, value := range records {
 		name, found := strings.CutPrefix(key, paxXattr)
@@ -72,19 +73,28 @@ func readXattrs(records map[string]string) (attrs []xattr, dropped int, err erro
 		}
 		attrs = append(attrs, xattr{name, value})
 	}
+	if _, err := xattrCount(xattrSize(attrs)); err != nil {
+		return nil, 0, err
+	}
+	slices.SortFunc(attrs, func(a, b xattr) int { return strings.Compare(a.name, b.name) })
 	return attrs, dropped, nil
 }
 
-// mergeXattrs returns old with those of attrs set, sorted by name.
+// mergeXattrs returns old with those of attrs set; all three are sorted by name.
 func mergeXattrs(old, attrs []xattr) []xattr {
-	merged := slices.Clone(attrs)
-	for _, a := range old {
-		if !slices.ContainsFunc(attrs, func(b xattr) bool { return a.name == b.name }) {
-			merged = append(merged, a)
+	merged := make([]xattr, 0, len(old)+len(attrs))
+	for len(old) > 0 && len(attrs) > 0 {
+		order := strings.Compare(old[0].name, attrs[0].name)
+		if order < 0 {
+			merged, old = append(merged, old[0]), old[1:]
+			continue
 		}
+		if order == 0 {
+			old = old[1:]
+		}
+		merged, attrs = append(merged, attrs[0]), attrs[1:]
 	}
-	slices.SortFunc(merged, func(a, b xattr) int { return strings.Compare(a.name, b.name) })
-	return merged
+	return append(append(merged, old...), attrs...)
 }
 
 // xattrSize is the length of the encoded attributes, a multiple of 4.
