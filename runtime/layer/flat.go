@@ -302,7 +302,10 @@ func (s *Store) removeMerged(id digest.Digest) error {
 			return fmt.Errorf("remove metadata: %w", err)
 		}
 	}
-	return nil
+	if s.state == "" {
+		return nil
+	}
+	return s.unmountOrphans()
 }
 
 // cleanMerged removes metadata that is torn or whose layers are gone.

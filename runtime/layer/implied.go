@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io/fs"
 	"iter"
 	"os"
 	"path/filepath"
@@ -149,13 +148,14 @@ func (s *Store) mountFlat(ctx context.Context, stack []placed) (string, error) {
 	for _, p := range stack {
 		ids = append(ids, p.id)
 	}
-	dir := s.flatTarget(s.merged(ids))
+	file := s.merged(ids)
+	dir := s.flatTarget(file)
 	release, err := s.locks.acquire(ctx, dir)
 	if err != nil {
 		return "", err
 	}
 	defer release()
-	if is, err := mounted(dir); is || err != nil {
+	if is, err := shows(dir, file); is || err != nil {
 		return dir, err
 	}
 	files, err := s.Flat(ctx, ids)
@@ -165,10 +165,7 @@ func (s *Store) mountFlat(ctx context.Context, stack []placed) (string, error) {
 	if len(files)-1 > erofs.MaxDevices {
 		return "", fmt.Errorf("mount %d layers merged: more than %d: %w", len(files)-1, erofs.MaxDevices, errdefs.ErrNotImplemented)
 	}
-	if err := os.Mkdir(dir, 0o700); err != nil && !errors.Is(err, fs.ErrExist) {
-		return "", fmt.Errorf("make mount point: %w", err)
-	}
-	if err := s.mountFiles(files, dir); err != nil {
+	if err := mountAnew(dir, file, func() error { return s.mountFiles(files, dir) }); err != nil {
 		return "", fmt.Errorf("mount %d layers merged: %w", len(ids), err)
 	}
 	return dir, nil

@@ -19,6 +19,31 @@ type lock struct {
 // acquire waits for the lock of name until ctx ends. release must be called once.
 func (l *locks) acquire(ctx context.Context, name string) (release func(), err error) {
 	l.mu.Lock()
+	k := l.join(name)
+	l.mu.Unlock()
+	select {
+	case k.token <- struct{}{}:
+		return func() { <-k.token; l.leave(name, k) }, nil
+	case <-ctx.Done():
+		l.leave(name, k)
+		return nil, ctx.Err()
+	}
+}
+
+// try takes the lock of name if nobody holds or awaits it. release must be called once.
+func (l *locks) try(name string) (release func(), ok bool) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.held[name] != nil {
+		return nil, false
+	}
+	k := l.join(name)
+	k.token <- struct{}{} // there is room: it is new
+	return func() { <-k.token; l.leave(name, k) }, true
+}
+
+// join returns the lock of name with one user more; l.mu is held.
+func (l *locks) join(name string) *lock {
 	if l.held == nil {
 		l.held = map[string]*lock{}
 	}
@@ -28,20 +53,13 @@ func (l *locks) acquire(ctx context.Context, name string) (release func(), err e
 		l.held[name] = k
 	}
 	k.users++
-	l.mu.Unlock()
+	return k
+}
 
-	leave := func() {
-		l.mu.Lock()
-		defer l.mu.Unlock()
-		if k.users--; k.users == 0 {
-			delete(l.held, name)
-		}
-	}
-	select {
-	case k.token <- struct{}{}:
-		return func() { <-k.token; leave() }, nil
-	case <-ctx.Done():
-		leave()
-		return nil, ctx.Err()
+func (l *locks) leave(name string, k *lock) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if k.users--; k.users == 0 {
+		delete(l.held, name)
 	}
 }

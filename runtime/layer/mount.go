@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"io/fs"
 	"os"
-	"path/filepath"
 	"slices"
 	"strings"
 
@@ -96,13 +95,10 @@ func (s *Store) mountOne(ctx context.Context, id digest.Digest) (string, error) 
 		return "", err
 	}
 	dir := s.target(n)
-	if is, err := mounted(dir); is || err != nil {
+	if is, err := shows(dir, blob); is || err != nil {
 		return dir, err
 	}
-	if err := os.Mkdir(dir, 0o700); err != nil && !errors.Is(err, fs.ErrExist) {
-		return "", fmt.Errorf("make mount point: %w", err)
-	}
-	if err := s.mountBlob(blob, dir); err != nil {
+	if err := mountAnew(dir, blob, func() error { return s.mountBlob(blob, dir) }); err != nil {
 		return "", fmt.Errorf("mount layer %s: %w", id, err)
 	}
 	return dir, nil
@@ -191,30 +187,9 @@ func unmountAll(dir string) error {
 			return fmt.Errorf("unmount layer: %w", err)
 		}
 	}
-	if err := os.Remove(dir); err != nil && !errors.Is(err, fs.ErrNotExist) {
-		return fmt.Errorf("remove mount point: %w", err)
-	}
-	return nil
-}
-
-// cleanMounts removes mounts and mount points of layers that are gone.
-func (s *Store) cleanMounts() error {
-	entries, err := os.ReadDir(s.state)
-	if err != nil {
-		return fmt.Errorf("list mount points: %w", err)
-	}
-	for _, e := range entries {
-		id, ok := mountID(e.Name())
-		if flat, is := strings.CutPrefix(e.Name(), flatPrefix); is {
-			_, err := os.Lstat(filepath.Join(s.root, mergedDir, flat+blobSuffix))
-			ok = errors.Is(err, fs.ErrNotExist)
-		}
-		if !ok || s.Has(id) {
-			continue
-		}
-		s.log.Warn("unmount layer without a blob", "layer", id)
-		if err := s.unmount(e.Name()); err != nil {
-			return err
+	for _, name := range []string{dir + originSuffix, dir} {
+		if err := os.Remove(name); err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return fmt.Errorf("remove mount point: %w", err)
 		}
 	}
 	return nil

@@ -3,8 +3,8 @@
 //
 // A blob is made in one stream from the layer's tar, mounted by file on the host and
 // handed as a disk to virtual machines. There is nothing beside the blobs: no
-// database, no sidecar, and no memory of what is mounted but the kernel's own. A blob
-// has its name only when it is whole and on the disk.
+// database, no sidecar, and no memory of what is mounted but the kernel's own and, beside a
+// mount point, of which file it is. A blob has its name only when it is whole and on the disk.
 package layer
 
 import (
@@ -73,8 +73,8 @@ const (
 )
 
 // Open opens the store, and makes it if there is none. It removes what interrupted
-// ingests left, blobs that a power loss has torn, and mounts whose blob is gone. Whole
-// blobs that are mounted stay so.
+// ingests left, blobs that a power loss has torn, and mounts whose blob is gone or another
+// than when it was mounted. Whole blobs that are mounted stay so.
 func Open(o Options) (*Store, error) {
 	s := &Store{log: o.Log, forceLoop: o.ForceLoop, directIO: o.DirectIO, fsVerity: o.FSVerity, limits: o.Limits}
 	if s.log == nil {
