@@ -33,6 +33,7 @@ type memory struct {
 	ingest func() error // if set, asked when a layer is about to be kept
 	has    func()       // if set, called when a layer is looked for
 	remove func()       // if set, called when a layer is about to be removed
+	silent bool         // as a disk that does not answer
 }
 
 func (m *memory) Has(id digest.Digest) bool {
@@ -41,7 +42,13 @@ func (m *memory) Has(id digest.Digest) bool {
 	}
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	return m.layers[id] != nil
+	return m.layers[id] != nil && !m.silent
+}
+
+func (m *memory) Lacks(id digest.Digest) bool {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return m.layers[id] == nil && !m.silent
 }
 
 func (m *memory) Ingest(_ context.Context, id digest.Digest, tar io.Reader) error {

@@ -13,6 +13,8 @@ import (
 // Layers is what images need of the layer store. Layers are named by their diff id.
 type Layers interface {
 	Has(id digest.Digest) bool
+	// Lacks tells that the layer is not there for sure, as a disk that fails does not say.
+	Lacks(id digest.Digest) bool
 	// Ingest keeps the layer durably, whole or not at all, and fails unless the stream
 	// has that digest. It reads the stream to its end before it keeps anything.
 	Ingest(ctx context.Context, id digest.Digest, tar io.Reader) error

@@ -135,7 +135,7 @@ func (s *Store) restore() error {
 		return err
 	}
 	for _, r := range records {
-		if missing := slices.IndexFunc(r.DiffIDs, func(d digest.Digest) bool { return !s.opts.Layers.Has(d) }); missing >= 0 {
+		if missing := slices.IndexFunc(r.DiffIDs, s.opts.Layers.Lacks); missing >= 0 {
 			s.opts.Log.Warn("image is removed, a layer of it is gone", "image", r.ID, "layer", r.DiffIDs[missing])
 			if err := r.erase(s.opts.Root); err != nil {
 				return err

@@ -157,6 +157,20 @@ func TestImageWithoutLayerIsRemoved(t *testing.T) {
 	k.wantEmpty(t)
 }
 
+// That the disk does not answer is no proof that a layer is gone.
+func TestImageOfSilentDiskStays(t *testing.T) {
+	h, k := newHub(t), newKit(t, nil)
+	h.push("a", "v1", nil, gzipped("a"))
+	k.mustPull(t, h.host+"/a:v1")
+	k.layers.silent = true
+	k.reopen(t)
+	k.layers.silent = false
+	k.reopen(t)
+	if l := k.List(); len(l) != 1 {
+		t.Errorf("images = %v, want the one that was there", l)
+	}
+}
+
 // A crash between two writes leaves a tag in two records: the younger has it.
 func TestTagInTwoRecords(t *testing.T) {
 	h, k := newHub(t), newKit(t, nil)

@@ -317,7 +317,7 @@ func (s *Store) cleanMerged() error {
 			continue
 		}
 		whole := err == nil && len(uses) > 0 && !strings.HasPrefix(filepath.Base(file), mergedPrefix)
-		if whole && !slices.ContainsFunc(uses, func(u use) bool { return !s.Has(u.id) }) {
+		if whole && !slices.ContainsFunc(uses, func(u use) bool { return s.Lacks(u.id) }) {
 			continue
 		}
 		s.log.Warn("remove merged metadata", "file", filepath.Base(file))

@@ -33,8 +33,8 @@ func (s *Store) Ingest(ctx context.Context, id digest.Digest, tar io.Reader) err
 		return err
 	}
 	defer release()
-	if s.Has(id) {
-		return nil
+	if _, _, err := s.Blob(id); !errdefs.IsNotFound(err) {
+		return err
 	}
 	f, err := os.CreateTemp(s.root, tempPrefix)
 	if err != nil {

@@ -190,10 +190,17 @@ func mountID(base string) (digest.Digest, bool) {
 func (s *Store) blob(name string) string   { return filepath.Join(s.root, name+blobSuffix) }
 func (s *Store) target(name string) string { return filepath.Join(s.state, name) }
 
-// Has tells whether the layer is there, whole.
+// Has tells whether the layer is there, whole. That it does not is no proof of the contrary.
 func (s *Store) Has(id digest.Digest) bool {
 	_, _, err := s.Blob(id)
 	return err == nil
+}
+
+// Lacks tells whether the layer is known not to be there. Where the disk does not answer,
+// neither this nor Has says so.
+func (s *Store) Lacks(id digest.Digest) bool {
+	_, _, err := s.Blob(id)
+	return errdefs.IsNotFound(err) || errdefs.IsInvalidArgument(err)
 }
 
 // Blob returns the layer's file, to be read only, and its length in bytes, a multiple

@@ -316,3 +316,26 @@ func TestUsageCountsRealBlocks(t *testing.T) {
 		t.Errorf("after removal %d bytes, %d inodes; before %d, %d", b, i, bytes0, inodes0)
 	}
 }
+
+// A layer is lacking if it is not there, and not if nobody can tell.
+func TestLacks(t *testing.T) {
+	root := t.TempDir() + "/root"
+	s := open(t, Options{Root: root, State: t.TempDir()})
+	id, raw := makeLayer(t, "a", "1")
+	if s.Has(id) || !s.Lacks(id) {
+		t.Errorf("before: has %v, lacks %v", s.Has(id), s.Lacks(id))
+	}
+	ingestAll(t, s, raw)
+	if !s.Has(id) || s.Lacks(id) {
+		t.Errorf("after: has %v, lacks %v", s.Has(id), s.Lacks(id))
+	}
+	if err := errors.Join(os.Rename(root, root+"-away"), os.WriteFile(root, nil, 0o600)); err != nil {
+		t.Fatal(err)
+	}
+	if s.Has(id) || s.Lacks(id) {
+		t.Errorf("unreadable: has %v, lacks %v", s.Has(id), s.Lacks(id))
+	}
+	if err := errors.Join(os.Remove(root), os.Rename(root+"-away", root)); err != nil {
+		t.Fatal(err)
+	}
+}
