@@ -6,32 +6,9 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"slices"
 	"strings"
 
 	"github.com/opencontainers/runtime-spec/specs-go"
-)
-
-// What a profile may say: https://github.com/opencontainers/runtime-spec/blob/main/config-linux.md#seccomp.
-var (
-	seccompActions = []specs.LinuxSeccompAction{
-		specs.ActKill, specs.ActKillProcess, specs.ActKillThread, specs.ActTrap, specs.ActErrno,
-		specs.ActTrace, specs.ActAllow, specs.ActLog, specs.ActNotify,
-	}
-	seccompOperators = []specs.LinuxSeccompOperator{
-		specs.OpNotEqual, specs.OpLessThan, specs.OpLessEqual, specs.OpEqualTo,
-		specs.OpGreaterEqual, specs.OpGreaterThan, specs.OpMaskedEqual,
-	}
-	seccompFlags = []specs.LinuxSeccompFlag{
-		"SECCOMP_FILTER_FLAG_TSYNC", specs.LinuxSeccompFlagLog, specs.LinuxSeccompFlagSpecAllow, specs.LinuxSeccompFlagWaitKillableRecv,
-	}
-	seccompArchitectures = []specs.Arch{
-		"SCMP_ARCH_NATIVE", // libseccomp's, of the machine's own
-		specs.ArchX86, specs.ArchX86_64, specs.ArchX32, specs.ArchARM, specs.ArchAARCH64,
-		specs.ArchMIPS, specs.ArchMIPS64, specs.ArchMIPS64N32, specs.ArchMIPSEL, specs.ArchMIPSEL64, specs.ArchMIPSEL64N32,
-		specs.ArchPPC, specs.ArchPPC64, specs.ArchPPC64LE, specs.ArchS390, specs.ArchS390X,
-		specs.ArchPARISC, specs.ArchPARISC64, specs.ArchRISCV64, specs.ArchLOONGARCH64, specs.ArchM68K, specs.ArchSH, specs.ArchSHEB,
-	}
 )
 
 // maxSeccompArg is the last argument of a system call.
@@ -58,29 +35,30 @@ func parseSeccomp(field, name string, text []byte) (*specs.LinuxSeccomp, error) 
 	return &out, nil
 }
 
-// seccompMistake is the first value of a profile that means nothing, by its path, and why.
+// seccompMistake is the first value of a profile that means nothing, by its path, and why:
+// https://github.com/opencontainers/runtime-spec/blob/main/config-linux.md#seccomp.
 func seccompMistake(s *specs.LinuxSeccomp) (path, why string) {
-	if !slices.Contains(seccompActions, s.DefaultAction) {
+	if !isSeccompAction(s.DefaultAction) {
 		return "defaultAction", unknown(s.DefaultAction)
 	}
 	for i, a := range s.Architectures {
-		if !slices.Contains(seccompArchitectures, a) {
+		if !isSeccompArchitecture(a) {
 			return fmt.Sprintf("architectures[%d]", i), unknown(a)
 		}
 	}
 	for i, f := range s.Flags {
-		if !slices.Contains(seccompFlags, f) {
+		if !isSeccompFlag(f) {
 			return fmt.Sprintf("flags[%d]", i), unknown(f)
 		}
 	}
 	for i, call := range s.Syscalls {
 		at := fmt.Sprintf("syscalls[%d]", i)
-		if !slices.Contains(seccompActions, call.Action) {
+		if !isSeccompAction(call.Action) {
 			return at + ".action", unknown(call.Action)
 		}
 		for j, arg := range call.Args {
 			at := fmt.Sprintf("%s.args[%d]", at, j)
-			if !slices.Contains(seccompOperators, arg.Op) {
+			if !isSeccompOperator(arg.Op) {
 				return at + ".op", unknown(arg.Op)
 			}
 			if arg.Index > maxSeccompArg {
@@ -89,6 +67,44 @@ func seccompMistake(s *specs.LinuxSeccomp) (path, why string) {
 		}
 	}
 	return "", ""
+}
+
+func isSeccompAction(a specs.LinuxSeccompAction) bool {
+	switch a {
+	case specs.ActKill, specs.ActKillProcess, specs.ActKillThread, specs.ActTrap, specs.ActErrno,
+		specs.ActTrace, specs.ActAllow, specs.ActLog, specs.ActNotify:
+		return true
+	}
+	return false
+}
+
+func isSeccompOperator(o specs.LinuxSeccompOperator) bool {
+	switch o {
+	case specs.OpNotEqual, specs.OpLessThan, specs.OpLessEqual, specs.OpEqualTo,
+		specs.OpGreaterEqual, specs.OpGreaterThan, specs.OpMaskedEqual:
+		return true
+	}
+	return false
+}
+
+func isSeccompFlag(f specs.LinuxSeccompFlag) bool {
+	switch f {
+	case "SECCOMP_FILTER_FLAG_TSYNC", specs.LinuxSeccompFlagLog, specs.LinuxSeccompFlagSpecAllow, specs.LinuxSeccompFlagWaitKillableRecv:
+		return true
+	}
+	return false
+}
+
+func isSeccompArchitecture(a specs.Arch) bool {
+	switch a {
+	case "SCMP_ARCH_NATIVE", // libseccomp's, of the machine's own
+		specs.ArchX86, specs.ArchX86_64, specs.ArchX32, specs.ArchARM, specs.ArchAARCH64,
+		specs.ArchMIPS, specs.ArchMIPS64, specs.ArchMIPS64N32, specs.ArchMIPSEL, specs.ArchMIPSEL64, specs.ArchMIPSEL64N32,
+		specs.ArchPPC, specs.ArchPPC64, specs.ArchPPC64LE, specs.ArchS390, specs.ArchS390X,
+		specs.ArchPARISC, specs.ArchPARISC64, specs.ArchRISCV64, specs.ArchLOONGARCH64, specs.ArchM68K, specs.ArchSH, specs.ArchSHEB:
+		return true
+	}
+	return false
 }
 
 func unknown[T ~string](word T) string { return fmt.Sprintf("%q is unknown", word) }

@@ -254,8 +254,8 @@ containers:
     image: BUSYBOX
     command: [sh, -c, "trap 'exit 0' TERM; while :; do sleep 0.1; done"]
     lifecycle:
-      postStart: {httpGet: {host: SERVER, port: 8080, path: /echo?msg=started}}
-      preStop: {httpGet: {host: SERVER, port: 8080, path: /echo?msg=stopping}}
+      postStart: {httpGet: {host: SERVER, port: 8080, path: '/echo?msg=started'}}
+      preStop: {httpGet: {host: SERVER, port: 8080, path: '/echo?msg=stopping'}}
 `, "SERVER", server))
 		e.ready("p")
 		requests := regexp.MustCompile(`/echo\?msg=(\w+)`)
