@@ -8,18 +8,26 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
+	"time"
 
+	"github.com/containerd/errdefs"
 	"golang.org/x/sys/unix"
 )
 
-// leaseDir is where the host-local plugin keeps its leases unless told otherwise.
-const leaseDir = "/var/lib/cni/networks"
+const (
+	// leaseDir is where the host-local plugin keeps its leases unless told otherwise.
+	leaseDir = "/var/lib/cni/networks"
+	// lockTime bounds how long its lock is waited for: it holds it for milliseconds, unless
+	// it hangs, and the daemon's start is not to hang with it.
+	lockTime, lockStep = 2 * time.Second, 20 * time.Millisecond
+)
 
 // DropTornLeases removes leases of the host-local plugin that a power failure has
 // emptied, and returns how many. The plugin does not sync what it writes: after a
 // failure the file of an address can be there without the name of the container that
 // has it, and then nothing would ever release the address. No configuration, or another
-// plugin for addresses, is not an error.
+// plugin for addresses, is not an error; errdefs.ErrUnavailable is one if the plugin does
+// not give its lock back.
 func (n *Network) DropTornLeases() (dropped int, err error) {
 	list, err := n.load()
 	if err != nil {
@@ -59,7 +67,7 @@ func dropTorn(dir string) (dropped int, err error) {
 		return 0, fmt.Errorf("lock leases: %w", err)
 	}
 	defer lock.Close()
-	if err := unix.Flock(int(lock.Fd()), unix.LOCK_EX); err != nil {
+	if err := flock(lock); err != nil {
 		return 0, fmt.Errorf("lock leases: %w", err)
 	}
 	for _, e := range entries {
@@ -77,4 +85,18 @@ func dropTorn(dir string) (dropped int, err error) {
 		dropped++
 	}
 	return dropped, nil
+}
+
+func flock(lock *os.File) error {
+	for began := time.Now(); ; time.Sleep(lockStep) {
+		err := unix.Flock(int(lock.Fd()), unix.LOCK_EX|unix.LOCK_NB)
+		switch {
+		case err == nil:
+			return nil
+		case !errors.Is(err, unix.EWOULDBLOCK) && !errors.Is(err, unix.EINTR):
+			return err
+		case time.Since(began) > lockTime:
+			return fmt.Errorf("the plugin holds it for more than %s: %w", lockTime, errdefs.ErrUnavailable)
+		}
+	}
 }

@@ -6,6 +6,10 @@ import (
 	"path/filepath"
 	"slices"
 	"testing"
+	"time"
+
+	"github.com/containerd/errdefs"
+	"golang.org/x/sys/unix"
 )
 
 func TestDropTornLeases(t *testing.T) {
@@ -50,5 +54,47 @@ func TestDropTornLeases(t *testing.T) {
 	}
 	if want := []string{"10.1.0.2", "last_reserved_ip.0", "lock"}; !slices.Equal(left, want) {
 		t.Errorf("left: %q, want %q", left, want)
+	}
+}
+
+// TestDropTornLeasesOfAPluginThatHangs: the plugin's lock is waited for, but not for ever.
+func TestDropTornLeasesOfAPluginThatHangs(t *testing.T) {
+	dir := t.TempDir()
+	torn := filepath.Join(dir, "10.1.0.3")
+	if err := os.WriteFile(torn, nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	held, err := os.Create(filepath.Join(dir, "lock"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer held.Close()
+	if err := unix.Flock(int(held.Fd()), unix.LOCK_EX); err != nil {
+		t.Fatal(err)
+	}
+	ended := make(chan error, 1)
+	drop := func() {
+		dropped, err := dropTorn(dir)
+		if err == nil && dropped != 1 {
+			err = fmt.Errorf("%d are dropped", dropped)
+		}
+		ended <- err
+	}
+	go drop()
+	select {
+	case err := <-ended:
+		if !errdefs.IsUnavailable(err) {
+			t.Errorf("got %v", err)
+		}
+	case <-time.After(5 * lockTime):
+		t.Error("it waits for ever")
+	}
+	go drop()
+	time.Sleep(lockTime / 4)
+	if err := unix.Flock(int(held.Fd()), unix.LOCK_UN); err != nil {
+		t.Fatal(err)
+	}
+	if err := <-ended; err != nil {
+		t.Errorf("once it is given back: %v", err)
 	}
 }
