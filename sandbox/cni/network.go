@@ -43,9 +43,9 @@ type Network struct {
 	ledger  ledger
 	cni     *libcni.CNIConfig
 	log     *slog.Logger
-	// inherited are the attachments of an earlier daemon, one of whose plugins may still
-	// be at work.
-	inherited sync.Map
+	// unsettled are the attachments one of whose plugins may still be at work: those of an
+	// earlier daemon, and those with a call that has run out of time.
+	unsettled sync.Map
 }
 
 // Open makes the ledger's directory if need be. It does not need a configuration.
@@ -61,12 +61,12 @@ func Open(o Options) (*Network, error) {
 		confDir: o.ConfDir,
 		binDirs: o.BinDirs,
 		ledger:  led,
-		cni:     libcni.NewCNIConfigWithCacheDir(o.BinDirs, filepath.Join(o.Root, "cache"), nil),
+		cni:     libcni.NewCNIConfigWithCacheDir(o.BinDirs, filepath.Join(o.Root, "cache"), newPluginExec()),
 		log:     o.Log,
 	}
 	ids, err := led.ids()
 	for _, id := range ids {
-		n.inherited.Store(id, true)
+		n.unsettled.Store(id, true)
 	}
 	return n, err
 }
@@ -112,6 +112,7 @@ func (n *Network) Add(ctx context.Context, p Pod) ([]netip.Addr, error) {
 			return ips, nil
 		}
 	}
+	n.noteCutShort(ctx, p.ID)
 	undo, cancel := context.WithTimeout(context.WithoutCancel(ctx), undoBudget)
 	defer cancel()
 	return nil, errors.Join(fmt.Errorf("connect to network %q: %w: %w", list.Name, kind(err), err), n.Del(undo, p.ID))
@@ -129,20 +130,29 @@ func (n *Network) Del(ctx context.Context, id string) error {
 		n.log.Warn("network attachment record is unreadable", "sandbox", id, "error", err)
 		a = attachment{ID: id}
 	}
-	if _, ok := n.inherited.Load(id); ok {
+	if _, ok := n.unsettled.Load(id); ok {
 		if err := endOrphans(ctx, id); err != nil {
 			return err
 		}
-		n.inherited.Delete(id)
+		n.unsettled.Delete(id)
 	}
 	list, err := n.listOf(a)
 	if err != nil {
 		return err
 	}
 	if err := n.cni.DelNetworkList(ctx, list, a.runtimeConf()); err != nil {
+		n.noteCutShort(ctx, id)
 		return fmt.Errorf("disconnect from network %q: %w: %w", list.Name, kind(err), err)
 	}
 	return n.ledger.remove(id)
+}
+
+// noteCutShort is for calls that have failed: if their time was up, what their plugins have
+// started may still lease an address that the next DEL would not find.
+func (n *Network) noteCutShort(ctx context.Context, id string) {
+	if ctx.Err() != nil {
+		n.unsettled.Store(id, true)
+	}
 }
 
 func (n *Network) listOf(a attachment) (*libcni.NetworkConfigList, error) {

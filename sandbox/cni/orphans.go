@@ -12,18 +12,27 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// orphanTime bounds how long a plugin of a killed daemon may go on before it is killed.
+// orphanTime bounds how long a plugin that nobody waits for may go on before it is killed.
 const orphanTime = 5 * time.Second
 
-// endOrphans returns when no plugin works any more that a killed daemon has called for a
-// pod: what it added after a DEL would stay for ever. It and what it has started are
-// known by their environment.
+// endOrphans returns when no plugin works any more that has been called for a pod, by a
+// killed daemon or by a call that has run out of time: what it added after a DEL would stay
+// for ever. It and what it has started are known by their environment.
 func endOrphans(ctx context.Context, id string) error {
+	for found := true; found; { // again for what they have started meanwhile
+		var err error
+		if found, err = endOrphansOnce(ctx, []byte("CNI_CONTAINERID="+id)); err != nil {
+			return fmt.Errorf("wait for a plugin that was left behind: %w", err)
+		}
+	}
+	return nil
+}
+
+func endOrphansOnce(ctx context.Context, mark []byte) (found bool, err error) {
 	entries, err := os.ReadDir("/proc")
 	if err != nil {
-		return fmt.Errorf("look for plugins: %w", err)
+		return false, err
 	}
-	mark := []byte("CNI_CONTAINERID=" + id)
 	for _, e := range entries {
 		pid, err := strconv.Atoi(e.Name())
 		if err != nil || pid == os.Getpid() {
@@ -36,16 +45,16 @@ func endOrphans(ctx context.Context, id string) error {
 		// Read after the pidfd is open, so that it is of the same process.
 		environ, err := os.ReadFile("/proc/" + e.Name() + "/environ")
 		if err == nil && contains(bytes.Split(environ, []byte{0}), mark) {
-			err = awaitEnd(ctx, fd)
+			found, err = true, awaitEnd(ctx, fd)
 		} else {
 			err = nil
 		}
 		_ = unix.Close(fd)
 		if err != nil {
-			return fmt.Errorf("wait for the plugin of a killed daemon: %w", err)
+			return found, err
 		}
 	}
-	return nil
+	return found, nil
 }
 
 func contains(list [][]byte, want []byte) bool {
