@@ -1,7 +1,8 @@
 // Package store keeps the records of sandboxes and containers: in memory, where lists
 // and status are answered from; as one file each below the state directory, written
 // without fsync, for a daemon that starts again; and in a journal below the root
-// directory, synced within a second of a change, for a machine that starts again.
+// directory, synced within a second of a change, for a machine that starts again. What a
+// killed daemon did not get into the journal is put there when the next one starts.
 //
 // A record holds facts (a container was started then, it ended so), and states are
 // derived from them. Records are never changed once they are in a table: Update swaps

@@ -61,11 +61,11 @@ func (s *Store) complain(log *slog.Logger) {
 	}
 }
 
-// load fills the tables. The files of this boot are the truth: the journal may lack
-// the latest removals. What only the journal knows counts after a reboot, when the
-// files are gone; the mark says which of the two it is.
+// load fills the tables. The files of this boot are the truth: the journal may lack the
+// latest changes and removals, which it is told of. What only the journal knows counts
+// after a reboot, when the files are gone; the mark says which of the two it is.
 func (s *Store) load(o Options, old map[string][]byte) error {
-	if err := errors.Join(s.Sandboxes.load(), s.Containers.load()); err != nil {
+	if err := errors.Join(s.Sandboxes.load(old), s.Containers.load(old)); err != nil {
 		return fmt.Errorf("read records: %w", err)
 	}
 	mark := filepath.Join(o.Dir, "boot")
@@ -73,22 +73,41 @@ func (s *Store) load(o Options, old map[string][]byte) error {
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return fmt.Errorf("read boot mark: %w", err)
 	}
-	if string(text) == o.Boot {
-		return nil
-	}
+	rebooted := string(text) != o.Boot
 	for key, text := range old {
 		kind, id, _ := strings.Cut(key, "/")
-		switch kind {
-		case "sandbox":
-			err = s.Sandboxes.adopt(id, text)
-		case "container":
-			err = s.Containers.adopt(id, text)
-		}
-		if err != nil {
-			return fmt.Errorf("take over record of an earlier boot: %w", err)
+		t := s.table(kind)
+		switch {
+		case t == nil || t.has(id):
+		case !rebooted:
+			s.journal.put(key, nil)
+		default:
+			if err := t.adopt(id, text); err != nil {
+				return fmt.Errorf("take over record of an earlier boot: %w", err)
+			}
 		}
 	}
+	if !rebooted {
+		return nil
+	}
 	return replaceFile(mark, []byte(o.Boot))
+}
+
+// heir is a Table of any kind that takes over what the journal holds.
+type heir interface {
+	has(id string) bool
+	adopt(id string, text []byte) error
+}
+
+// table is nil for a kind that this version does not know.
+func (s *Store) table(kind string) heir {
+	switch kind {
+	case "sandbox":
+		return s.Sandboxes
+	case "container":
+		return s.Containers
+	}
+	return nil
 }
 
 // ContainersOf lists the containers of a sandbox, the oldest first.

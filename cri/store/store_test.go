@@ -161,6 +161,96 @@ func TestFilesOutweighJournal(t *testing.T) {
 	}
 }
 
+// TestJournalCatchesUp: what a killed daemon did not get into the journal is there after
+// the next one, also if nothing changes any more.
+func TestJournalCatchesUp(t *testing.T) {
+	killed, dir := t.TempDir(), t.TempDir()
+	s := open(t, killed, "1")
+	intent := box("cc", "three")
+	intent.ReadyAt = time.Time{}
+	for _, r := range []*Sandbox{box("aa", "one"), box("bb", "two"), intent} {
+		if err := s.Sandboxes.Add(r); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := os.CopyFS(filepath.Join(dir, "state"), os.DirFS(filepath.Join(killed, "state"))); err != nil {
+		t.Fatal(err)
+	}
+	shut(t, s)
+	if err := os.WriteFile(filepath.Join(dir, "state", "sandbox", "bb.json"), []byte("torn"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	shut(t, open(t, dir, "1"))
+	s = reboot(t, dir)
+	defer shut(t, s)
+	if _, err := s.Sandboxes.Get("aa"); err != nil || len(s.Sandboxes.List()) != 1 {
+		t.Errorf("got %v, %v; want only the record that is whole and no intent", s.Sandboxes.List(), err)
+	}
+}
+
+// reboot opens a store of whose directories the journal alone is left.
+func reboot(t *testing.T, dir string) *Store {
+	t.Helper()
+	if err := os.RemoveAll(filepath.Join(dir, "state")); err != nil {
+		t.Fatal(err)
+	}
+	return open(t, dir, "2")
+}
+
+// TestJournalForgets: a removal that a killed daemon did not get into the journal does not
+// come back with the name of a record that is alive.
+func TestJournalForgets(t *testing.T) {
+	older, dir := t.TempDir(), t.TempDir()
+	var journal []byte
+	for _, c := range []struct{ dir, id string }{{older, "aa"}, {dir, "bb"}} {
+		s := open(t, c.dir, "1")
+		if err := s.Sandboxes.Add(box(c.id, "one")); err != nil {
+			t.Fatal(err)
+		}
+		shut(t, s)
+		text, err := os.ReadFile(filepath.Join(c.dir, "journal", "records"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		journal = append(journal, text...)
+	}
+	if err := os.WriteFile(filepath.Join(dir, "journal", "records"), journal, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	shut(t, open(t, dir, "1"))
+	s := reboot(t, dir)
+	defer shut(t, s)
+	if r, err := s.Sandboxes.Get("bb"); err != nil || r.Broken != "" || len(s.Sandboxes.List()) != 1 {
+		t.Errorf("got %+v, %v of %d records", r, err, len(s.Sandboxes.List()))
+	}
+}
+
+// TestJournalWithoutState: a change that the state directory has no room for outlives a
+// reboot; a record that could not be added does not.
+func TestJournalWithoutState(t *testing.T) {
+	dir := t.TempDir()
+	s := open(t, dir, "1")
+	if err := s.Sandboxes.Add(box("aa", "one")); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.RemoveAll(filepath.Join(dir, "state", "sandbox")); err != nil {
+		t.Fatal(err)
+	}
+	stopped := time.Unix(3, 0).UTC()
+	if _, err := s.Sandboxes.Update("aa", func(r *Sandbox) { r.StoppedAt = stopped }); !errdefs.IsResourceExhausted(err) {
+		t.Errorf("update: %v", err)
+	}
+	if err := s.Sandboxes.Add(box("bb", "two")); !errdefs.IsResourceExhausted(err) {
+		t.Errorf("add: %v", err)
+	}
+	shut(t, s)
+	s = reboot(t, dir)
+	defer shut(t, s)
+	if r, err := s.Sandboxes.Get("aa"); err != nil || !r.StoppedAt.Equal(stopped) || len(s.Sandboxes.List()) != 1 {
+		t.Errorf("got %+v, %v of %d records", r, err, len(s.Sandboxes.List()))
+	}
+}
+
 func TestJournalIsWrittenAnew(t *testing.T) {
 	j, _, err := openJournal(t.TempDir(), slog.New(slog.DiscardHandler))
 	if err != nil {

@@ -1,6 +1,7 @@
 package store
 
 import (
+	"bytes"
 	"errors"
 	"fmt"
 	"hash/fnv"
@@ -117,6 +118,7 @@ func (t *Table[R]) Add(r R) error {
 		return err
 	}
 	if err := t.write(r); err != nil {
+		t.journal.put(t.key(r.id()), nil)
 		t.drop(r)
 		return err
 	}
@@ -147,7 +149,7 @@ func (t *Table[R]) drop(r R) {
 
 // Update changes a copy of a record by f and puts it in the record's place. f must
 // replace maps, slices and pointers, never change what they refer to. An error other
-// than errdefs.ErrNotFound says that the change holds in memory alone.
+// than errdefs.ErrNotFound says that a daemon that starts again would not know the change.
 func (t *Table[R]) Update(id string, f func(R)) (R, error) {
 	unlock := t.lock(id)
 	defer unlock()
@@ -175,7 +177,7 @@ func (t *Table[R]) Delete(id string) error {
 	if err := os.Remove(t.file(id)); err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return fmt.Errorf("delete record of %s: %w", t.kind, err)
 	}
-	t.journal.put(t.kind+"/"+id, nil)
+	t.journal.put(t.key(id), nil)
 	t.drop(r)
 	return nil
 }
@@ -190,22 +192,26 @@ func (t *Table[R]) lock(id string) (unlock func()) {
 
 func (t *Table[R]) file(id string) string { return filepath.Join(t.dir, id+".json") }
 
+func (t *Table[R]) key(id string) string { return t.kind + "/" + id }
+
 func (t *Table[R]) write(r R) error {
 	text, err := r.encode()
 	if err != nil {
 		return err
 	}
+	if !r.Pending() {
+		// The journal's disk may have room where the state's has none.
+		t.journal.put(t.key(r.id()), text)
+	}
 	if err := replaceFile(t.file(r.id()), text); err != nil {
 		return fmt.Errorf("write record of %s: %w: %w", t.kind, errdefs.ErrResourceExhausted, err)
-	}
-	if !r.Pending() {
-		t.journal.put(t.kind+"/"+r.id(), text)
 	}
 	return nil
 }
 
-// load reads the files; what a crash left half-written is removed.
-func (t *Table[R]) load() error {
+// load reads the files, and tells the journal of what it lacks; old is what it holds. What
+// a crash left half-written is removed.
+func (t *Table[R]) load(old map[string][]byte) error {
 	if err := os.MkdirAll(t.dir, 0o700); err != nil {
 		return err
 	}
@@ -222,32 +228,39 @@ func (t *Table[R]) load() error {
 			continue
 		}
 		text, err := os.ReadFile(t.file(id))
-		t.put(id, text, err)
+		r, whole := t.put(id, text, err)
+		if whole && !r.Pending() && !bytes.Equal(text, old[t.key(id)]) {
+			t.journal.put(t.key(id), text)
+		}
 	}
 	return nil
 }
 
-// adopt takes a record over from the journal if no file has it.
+func (t *Table[R]) has(id string) bool {
+	_, err := t.Get(id)
+	return err == nil
+}
+
+// adopt takes a record over from the journal that no file has.
 func (t *Table[R]) adopt(id string, text []byte) error {
-	if _, err := t.Get(id); err == nil {
-		return nil
-	}
 	t.put(id, text, nil)
 	return replaceFile(t.file(id), text)
 }
 
-func (t *Table[R]) put(id string, text []byte, err error) {
-	var r R
+// put returns the record, and whether it is not a broken one.
+func (t *Table[R]) put(id string, text []byte, err error) (r R, whole bool) {
 	if err == nil {
 		r, err = t.decode(id, text)
 	}
-	if err != nil {
+	whole = err == nil
+	if !whole {
 		r = t.broken(id, err.Error())
 	}
 	if t.insert(r) != nil { // two records of one name: the second cannot be right
-		r = t.broken(id, "its name belongs to another")
+		r, whole = t.broken(id, "its name belongs to another"), false
 		t.byID[id], t.names[r.name()] = r, id
 	}
+	return r, whole
 }
 
 // replaceFile writes a file whole or not at all, as far as a crash of this process
