@@ -3,6 +3,7 @@ package monitor
 import (
 	"log/slog"
 	"os"
+	"slices"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -14,16 +15,26 @@ import (
 // ended while there was no monitor, before it calls the exit unknown.
 const adoptTime = 5 * time.Second
 
-// adoptAll takes over what earlier monitors recorded.
+// root is a process that an earlier monitor recorded and that has not been reaped.
+type root struct {
+	pidfd *os.File
+	ended <-chan status // nil if an earlier monitor fathered it
+}
+
+// adoptAll takes over what earlier monitors recorded, and lets the reaper run.
 func (s *Server) adoptAll() {
 	if err := s.shelf.tidy(); err != nil {
 		s.log.Warn("adopt", slog.Any("error", err))
 	}
 	records, bad := load[record](s.shelf, recordSuffix)
 	holds, badHolds := load[hold](s.shelf, holdSuffix)
-	for _, err := range append(bad, badHolds...) {
+	children, badChildren := load[childRecord](s.shelf, childSuffix)
+	for _, err := range slices.Concat(bad, badHolds, badChildren) {
 		s.log.Warn("adopt", slog.Any("error", err))
 	}
+	// A child that ended during a re-exec is a zombie now, and only that knows its exit code.
+	roots := s.findRoots(records, holds, children)
+	go s.reaper.run()
 	for _, r := range records {
 		if r.Boot != s.boot {
 			s.discard(r.Request.ID, recordSuffix) // it ended with its kernel
@@ -35,17 +46,48 @@ func (s *Server) adoptAll() {
 			}
 			continue
 		}
-		s.adopt(s.catchUp(r))
+		s.adopt(s.catchUp(r), roots[r.Init])
 	}
 	s.adoptExecs()
-	s.adoptChildren()
+	s.adoptChildren(children, roots)
 	s.adoptMirrors()
 	for _, h := range holds {
-		s.adoptHold(h)
+		s.adoptHold(h, roots[h.Init])
 	}
 	if len(s.containers) > 0 {
 		s.log.Info("adopted containers", slog.Int("count", len(s.containers)))
 	}
+}
+
+// findRoots opens what is left of the recorded processes, and claims those that are this
+// process's children.
+func (s *Server) findRoots(records []record, holds []hold, children []childRecord) map[Created]root {
+	var lives []life
+	for _, r := range records {
+		lives = append(lives, r.life)
+	}
+	for _, h := range holds {
+		lives = append(lives, life{Boot: h.Boot, Init: h.Init})
+	}
+	for _, r := range children {
+		lives = append(lives, r.life)
+	}
+	roots := make(map[Created]root)
+	for _, l := range lives {
+		if l.Boot != s.boot || l.Init.Pid == 0 || l.Phase == runtime.Exited {
+			continue
+		}
+		pidfd, err := openProcess(l.Init.Pid, l.Init.StartTime)
+		if err != nil {
+			continue // it is gone
+		}
+		found := root{pidfd: pidfd}
+		if st, err := readProc(l.Init.Pid); err == nil && st.parent == os.Getpid() {
+			found.ended = s.reaper.claim(l.Init.Pid, time.Time{})
+		}
+		roots[l.Init] = found
+	}
+	return roots
 }
 
 // catchUp brings a record up to a start that an earlier monitor did not record.
@@ -67,20 +109,16 @@ func (s *Server) catchUp(r record) record {
 	return r
 }
 
-func (s *Server) adoptHold(h hold) {
+func (s *Server) adoptHold(h hold, found root) {
 	if h.Init.Pid == 0 {
 		endStrays(podInitArg, h.ID, 0) // nobody was told of it
 	}
-	pidfd, err := openProcess(h.Init.Pid, h.Init.StartTime)
-	if h.Boot != s.boot || err != nil {
+	if found.pidfd == nil {
 		s.discard(h.ID, holdSuffix)
 		return
 	}
-	n := &held{hold: h, pidfd: pidfd, settled: make(chan struct{})}
+	n := &held{hold: h, pidfd: found.pidfd, ended: found.ended, settled: make(chan struct{})}
 	close(n.settled)
-	if st, err := readProc(h.Init.Pid); err == nil && st.parent == os.Getpid() {
-		n.ended = s.reaper.claim(h.Init.Pid, time.Time{})
-	}
 	s.holds[h.ID] = n
 }
 
@@ -91,7 +129,7 @@ func (s *Server) discard(id, suffix string) {
 	}
 }
 
-func (s *Server) adopt(r record) {
+func (s *Server) adopt(r record, found root) {
 	c := s.newContainer(r)
 	c.told = make(chan runtime.Exit, 1)
 	s.containers[r.Request.ID] = c
@@ -111,20 +149,15 @@ func (s *Server) adopt(r record) {
 		}
 		c.reopenStdin()
 	}
-	pidfd, err := openProcess(r.Init.Pid, r.Init.StartTime)
-	if err != nil {
+	if found.pidfd == nil {
 		go c.settleLost(s.restored)
 		return
 	}
-	c.pidfd = pidfd
+	c.pidfd = found.pidfd
 	if r.Frozen {
 		c.dropCheckpoint()
 	}
-	if st, err := readProc(r.Init.Pid); err == nil && st.parent == os.Getpid() {
-		s.watch(c, s.reaper.claim(r.Init.Pid, time.Time{}))
-		return
-	}
-	s.watch(c, nil)
+	s.watch(c, found.ended)
 }
 
 // reopenStdin opens the writing end by name; it fails if nobody reads any more.

@@ -182,19 +182,15 @@ func (p *child) remove(ctx context.Context) error {
 }
 
 // adoptChildren takes over what earlier monitors had started.
-func (s *Server) adoptChildren() {
-	records, bad := load[childRecord](s.shelf, childSuffix)
-	for _, err := range bad {
-		s.log.Warn("adopt", slog.Any("error", err))
-	}
+func (s *Server) adoptChildren(records []childRecord, roots map[Created]root) {
 	for _, r := range records {
-		if err := s.adoptChild(r); err != nil {
+		if err := s.adoptChild(r, roots[r.Init]); err != nil {
 			s.log.Warn("adopt", slog.String("process", r.Request.ID), slog.Any("error", err))
 		}
 	}
 }
 
-func (s *Server) adoptChild(r childRecord) error {
+func (s *Server) adoptChild(r childRecord, found root) error {
 	id := r.Request.ID
 	if r.Boot != s.boot {
 		return s.forgetChild(id) // it ended with its kernel
@@ -213,17 +209,12 @@ func (s *Server) adoptChild(r childRecord) error {
 		return nil
 	}
 	outputErr := p.openOutput() // without it the child goes on all the same
-	pidfd, err := openProcess(r.Init.Pid, r.Init.StartTime)
-	if err != nil {
+	if found.pidfd == nil {
 		p.settle(runtime.Exit{Code: -1, Unknown: true, At: time.Now()})
 		return outputErr
 	}
-	p.pidfd = pidfd
-	if st, err := readProc(r.Init.Pid); err == nil && st.parent == os.Getpid() {
-		p.watch(s.reaper.claim(r.Init.Pid, time.Time{}))
-		return outputErr
-	}
-	p.watch(nil)
+	p.pidfd = found.pidfd
+	p.watch(found.ended)
 	return outputErr
 }
 

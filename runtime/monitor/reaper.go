@@ -32,7 +32,9 @@ type status struct {
 // unclaimedFor is how long the end of an unknown child is remembered.
 const unclaimedFor = time.Minute
 
-func startReaper() *reaper {
+// newReaper returns a reaper that leaves every end to the kernel until run is called. What
+// is claimed before that cannot be missed.
+func newReaper() *reaper {
 	r := &reaper{
 		waiting:   make(map[int]chan status),
 		unclaimed: make(map[int]status),
@@ -40,7 +42,6 @@ func startReaper() *reaper {
 		stopped:   make(chan struct{}),
 	}
 	signal.Notify(r.signals, unix.SIGCHLD)
-	go r.run()
 	return r
 }
 
@@ -50,6 +51,7 @@ func (r *reaper) stop() {
 	<-r.stopped
 }
 
+// run reaps until stop is called.
 func (r *reaper) run() {
 	defer close(r.stopped)
 	r.reap() // what ended before we listened

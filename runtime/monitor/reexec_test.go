@@ -4,6 +4,7 @@ import (
 	"errors"
 	"io"
 	"os"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -18,6 +19,10 @@ import (
 func TestReexecLosesNothing(t *testing.T) {
 	eachRuntime(t, func(t *testing.T, rt oci.Runtime) {
 		n := newNode(t, rt)
+		var brief []CreateRequest // some of them end during a re-exec
+		for i := range 10 {
+			brief = append(brief, n.run([]string{"later", strconv.Itoa(100 * (10 - i)), "", "9"}, nil))
+		}
 		flood := n.run([]string{"flood", "30", "1200"}, nil)
 		tty := n.run([]string{"tty"}, func(s *specs.Spec, r *CreateRequest) { s.Process.Terminal, r.Terminal, r.Stdin = true, true, true })
 		input := n.run([]string{"cat"}, func(_ *specs.Spec, r *CreateRequest) { r.Stdin, r.StdinOnce = true, true })
@@ -54,7 +59,12 @@ func TestReexecLosesNothing(t *testing.T) {
 		if exit := n.wait(input.ID); exit.Code != 0 || n.text(input.LogPath, "stdout") != "words\nend of input" {
 			t.Errorf("input: exit = %+v, log %q", exit, n.text(input.LogPath, "stdout"))
 		}
-		for _, r := range []CreateRequest{flood, tty, input} {
+		for _, r := range brief {
+			if exit := n.wait(r.ID); exit.Code != 9 || exit.Unknown {
+				t.Errorf("brief: exit = %+v, want 9", exit)
+			}
+		}
+		for _, r := range append(brief, flood, tty, input) {
 			if err := n.client.Delete(t.Context(), r.ID); err != nil {
 				t.Error(err)
 			}

@@ -103,7 +103,7 @@ func NewServer(o Options) (*Server, error) {
 		return nil, fmt.Errorf("open state directory: %w", err)
 	}
 	s := &Server{
-		log: o.Log, shelf: shelf{dir: state}, dir: dir, upgrade: make(chan struct{}, 1), boot: boot, podInit: o.PodInit, executor: o.Executor, reaper: startReaper(),
+		log: o.Log, shelf: shelf{dir: state}, dir: dir, upgrade: make(chan struct{}, 1), boot: boot, podInit: o.PodInit, executor: o.Executor, reaper: newReaper(),
 		containers: make(map[string]*container), pending: make(map[string]chan struct{}), children: make(map[string]*child),
 		mirrors: make(map[string]*mirror), channels: make(map[string]*channel),
 		holds: make(map[string]*held), conns: make(map[net.Conn]struct{}), restored: make(chan struct{}),
