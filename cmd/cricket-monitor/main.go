@@ -35,6 +35,9 @@ func main() {
 	if len(os.Args) >= 2 && os.Args[1] == "confine" {
 		confine.Main(os.Args[2:])
 	}
+	// A write to a standard error that nobody reads any more would be the end otherwise. It
+	// is caught and not ignored: what is executed here would go on ignoring it.
+	signal.Notify(make(chan os.Signal, 1), unix.SIGPIPE)
 	debug.SetGCPercent(gcPercent)
 	debug.SetMemoryLimit(memoryLimit)
 	socket := flag.String("socket", "/run/cricket/monitor.sock", "`path` of the socket to answer on")

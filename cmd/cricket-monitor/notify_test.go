@@ -12,19 +12,26 @@ import (
 	systemd "github.com/coreos/go-systemd/v22/daemon"
 )
 
-// systemd learns when the monitor answers, at its start and after an upgrade in place.
-func TestSystemdIsNotified(t *testing.T) {
-	dir, err := os.MkdirTemp("", "notify-") // a socket's path has to be short
+// build returns a directory with the program.
+func build(t *testing.T) (dir, program string) {
+	t.Helper()
+	dir, err := os.MkdirTemp("", "monitor-") // a socket's path has to be short
 	if err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { _ = os.RemoveAll(dir) })
-	program := filepath.Join(dir, "cricket-monitor")
-	build := exec.Command("go", "build", "-o", program, ".")
-	build.Env = append(os.Environ(), "CGO_ENABLED=0")
-	if out, err := build.CombinedOutput(); err != nil {
+	program = filepath.Join(dir, "cricket-monitor")
+	c := exec.Command("go", "build", "-o", program, ".")
+	c.Env = append(os.Environ(), "CGO_ENABLED=0")
+	if out, err := c.CombinedOutput(); err != nil {
 		t.Fatalf("build: %v\n%s", err, out)
 	}
+	return dir, program
+}
+
+// systemd learns when the monitor answers, at its start and after an upgrade in place.
+func TestSystemdIsNotified(t *testing.T) {
+	dir, program := build(t)
 	told, err := net.ListenUnixgram("unixgram", &net.UnixAddr{Name: filepath.Join(dir, "notify"), Net: "unixgram"})
 	if err != nil {
 		t.Fatal(err)

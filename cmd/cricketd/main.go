@@ -21,6 +21,9 @@ import (
 var version = "development"
 
 func main() {
+	// A write to a standard error that nobody reads any more would be the end otherwise. It
+	// is caught and not ignored: what is executed here would go on ignoring it.
+	signal.Notify(make(chan os.Signal, 1), unix.SIGPIPE)
 	err := mainError(os.Args[1:])
 	if errors.Is(err, flag.ErrHelp) {
 		return
