@@ -39,6 +39,9 @@ func ensureTmpfs(dir, monitorSocket string, log *slog.Logger) error {
 	if err := os.MkdirAll(dir, 0o711); err != nil {
 		return fmt.Errorf("make %s: %w; run cricketd as root", dir, err)
 	}
+	if err := letThrough(dir); err != nil {
+		return err
+	}
 	var st unix.Statfs_t
 	if err := unix.Statfs(dir, &st); err != nil {
 		return fmt.Errorf("examine %s: %w", dir, err)
@@ -54,6 +57,22 @@ func ensureTmpfs(dir, monitorSocket string, log *slog.Logger) error {
 		return fmt.Errorf("mount a tmpfs on %s: %w; mount one there yourself, or choose a --state on one", dir, err)
 	}
 	log.Info("mounted a tmpfs for the state", "dir", dir)
+	return nil
+}
+
+// letThrough lets pods with user namespaces of their own pass through a directory that
+// somebody else has made.
+func letThrough(dir string) error {
+	info, err := os.Stat(dir)
+	if err != nil {
+		return fmt.Errorf("examine %s: %w", dir, err)
+	}
+	if info.Mode()&0o001 != 0 {
+		return nil
+	}
+	if err := os.Chmod(dir, info.Mode()|0o011); err != nil {
+		return fmt.Errorf("let pods pass through %s: %w", dir, err)
+	}
 	return nil
 }
 

@@ -29,10 +29,10 @@ type RunOptions struct {
 // Run is a whole monitor: it claims the socket, adopts what runs and serves until ctx
 // ends. A second monitor for the same socket gets ErrAlreadyExists.
 func Run(ctx context.Context, o RunOptions) error {
-	for _, dir := range []string{filepath.Dir(o.Socket), o.State} {
-		if err := os.MkdirAll(dir, 0o700); err != nil {
-			return fmt.Errorf("make directory: %w", err)
-		}
+	// The socket's directory is the daemon's too, and pods with user namespaces of their own
+	// pass through it.
+	if err := errors.Join(os.MkdirAll(filepath.Dir(o.Socket), 0o711), os.MkdirAll(o.State, 0o700)); err != nil {
+		return fmt.Errorf("make directory: %w", err)
 	}
 	program, err := os.Executable() // now, before an upgrade replaces the file
 	if err != nil {
