@@ -159,12 +159,13 @@ func reopened(fd int, name string) *os.File {
 // reexec replaces the program of this process by the one at path, or by itself if that
 // cannot be executed. It returns only if nothing has been given up yet.
 func (s *Server) reexec(ctx context.Context, path string, l *net.UnixListener, lock *os.File) error {
-	if err := s.freeze(ctx); err != nil {
-		return err
-	}
 	socket, err := l.File() // a duplicate; the original closes with this program
 	if err != nil {
 		return fmt.Errorf("keep socket: %w", err)
+	}
+	defer socket.Close()
+	if err := s.freeze(ctx); err != nil { // the last that can fail: nothing thaws it again
+		return err
 	}
 	h := handoff{Containers: s.pack(), Listener: keepOpen(socket), Lock: keepOpen(lock)}
 	file := filepath.Join(s.shelf.dir, "handoff.json")

@@ -3,7 +3,9 @@ package monitor
 import (
 	"errors"
 	"io"
+	"net"
 	"os"
+	"path/filepath"
 	"strconv"
 	"strings"
 	"testing"
@@ -76,6 +78,22 @@ func TestReexecLosesNothing(t *testing.T) {
 			t.Errorf("%d descriptors are open after all", got)
 		}
 	})
+}
+
+// A re-exec that fails before anything was given up leaves calls as they were.
+func TestReexecPutOff(t *testing.T) {
+	l, err := net.Listen("unix", filepath.Join(t.TempDir(), "m.sock"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	l.Close() // it cannot be duplicated any more
+	s := bareServer()
+	if err := s.reexec(t.Context(), "/nowhere", l.(*net.UnixListener), nil); err == nil {
+		t.Fatal("a re-exec without a socket")
+	}
+	if err := s.begin(); err != nil {
+		t.Errorf("a call after that: %v", err)
+	}
 }
 
 // Whoever asks for a re-exec is answered before it happens.
