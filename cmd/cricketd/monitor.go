@@ -150,7 +150,7 @@ func monitorPath() (string, error) {
 
 // watch starts a new monitor when the present one has ended.
 func (k *keeper) watch(ctx context.Context, pid int) {
-	for awaitEnd(ctx, pid) == nil {
+	for k.hasEnded(ctx, pid) {
 		k.log.Error("monitor has ended", "pid", pid)
 		info, err := k.successor(ctx)
 		for err != nil && ctx.Err() == nil {
@@ -167,6 +167,26 @@ func (k *keeper) watch(ctx context.Context, pid int) {
 		k.restarts.Add(1)
 		k.log.Info("monitor serves again", "pid", info.Pid)
 		pid = info.Pid
+	}
+}
+
+// hasEnded returns true when the process has ended, false when ctx has. It tries until it
+// can: nobody else replaces a monitor.
+func (k *keeper) hasEnded(ctx context.Context, pid int) bool {
+	for {
+		err := awaitEnd(ctx, pid)
+		if err == nil {
+			return true
+		}
+		if ctx.Err() != nil {
+			return false
+		}
+		k.log.Error("monitor cannot be watched", "pid", pid, "error", err)
+		select {
+		case <-ctx.Done():
+			return false
+		case <-time.After(time.Second):
+		}
 	}
 }
 
@@ -194,7 +214,8 @@ func (k *keeper) successor(ctx context.Context) (monitor.Info, error) {
 	}
 }
 
-// awaitEnd returns nil when the process has ended, an error when ctx has.
+// awaitEnd returns nil when the process has ended, an error when ctx has or where it
+// cannot be waited for.
 func awaitEnd(ctx context.Context, pid int) error {
 	fd, err := unix.PidfdOpen(pid, 0)
 	if errors.Is(err, unix.ESRCH) {
