@@ -183,13 +183,14 @@ func awaitConfined(report, remote *os.File) error {
 	return nil
 }
 
-// end kills the process and returns when it is dead.
+// end kills the process and returns when it is dead. ErrUnavailable if it does not die: with
+// a PID namespace it waits for everything in that.
 func (h *held) end() error {
 	if err := sendSignal(h.pidfd, unix.SIGKILL); err != nil {
 		return err
 	}
 	if h.ended == nil {
-		return waitProcess(h.pidfd)
+		return waitProcessFor(h.pidfd, killTime)
 	}
 	select {
 	case <-h.ended:

@@ -78,6 +78,19 @@ func waitProcess(pidfd *os.File) error {
 	})
 }
 
+// waitProcessFor is waitProcess for at most d. ErrUnavailable if that was too short. One
+// call at a time.
+func waitProcessFor(pidfd *os.File, d time.Duration) error {
+	if err := pidfd.SetReadDeadline(time.Now().Add(d)); err != nil {
+		return err
+	}
+	err := waitProcess(pidfd)
+	if errors.Is(err, os.ErrDeadlineExceeded) {
+		return fmt.Errorf("%w: %w", errdefs.ErrUnavailable, err)
+	}
+	return err
+}
+
 // sendSignal signals a process through its pidfd. A process that is gone is no error.
 func sendSignal(pidfd *os.File, sig unix.Signal) error {
 	raw, err := pidfd.SyscallConn()
