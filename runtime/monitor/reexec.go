@@ -43,11 +43,30 @@ type handoffPump struct {
 // quietTime bounds how long a re-exec waits for calls that cannot be interrupted.
 const quietTime = 10 * time.Second
 
+// letIn returns when no re-exec is under way. Until then a call stays unread: if the next
+// program comes, the client learns from the kernel that nothing was done, and asks that.
+// False if nobody waits for the call any more. It must not be made then: a client that has
+// given up on it takes back what it may have made, and that may be too early.
+func (s *Server) letIn(ctx context.Context, conn net.Conn) bool {
+	s.mu.Lock()
+	putOff := s.frozen
+	s.mu.Unlock()
+	if putOff == nil {
+		return true
+	}
+	select {
+	case <-putOff:
+		return !hungUp(conn)
+	case <-ctx.Done():
+		return false
+	}
+}
+
 // begin counts a call that must not be cut off by a re-exec.
 func (s *Server) begin() error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.frozen {
+	if s.frozen != nil { // since the call was let in
 		return fmt.Errorf("serve call during an upgrade: %w", errdefs.ErrUnavailable)
 	}
 	s.busy++
@@ -65,11 +84,11 @@ func interruptible(op string) bool {
 	return slices.Contains([]string{"hello", "list", "state", "wait", "attach", "log", "flush"}, op)
 }
 
-// freeze refuses new calls and waits for those under way. ErrFailedPrecondition if
+// freeze lets no call in and waits for those under way. ErrFailedPrecondition if
 // they take too long; then everything goes on as before.
 func (s *Server) freeze(ctx context.Context) error {
 	s.mu.Lock()
-	s.frozen = true
+	s.frozen = make(chan struct{})
 	s.mu.Unlock()
 	tick := time.NewTicker(10 * time.Millisecond) // rare, and short
 	defer tick.Stop()
@@ -83,7 +102,8 @@ func (s *Server) freeze(ctx context.Context) error {
 		}
 		if time.Now().After(deadline) || ctx.Err() != nil {
 			s.mu.Lock()
-			s.frozen = false
+			close(s.frozen)
+			s.frozen = nil
 			s.mu.Unlock()
 			return fmt.Errorf("re-exec while %d calls are under way: %w", busy, errdefs.ErrFailedPrecondition)
 		}

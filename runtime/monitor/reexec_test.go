@@ -1,6 +1,7 @@
 package monitor
 
 import (
+	"context"
 	"errors"
 	"io"
 	"net"
@@ -11,6 +12,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/containerd/errdefs"
 	"github.com/opencontainers/runtime-spec/specs-go"
 	"golang.org/x/sys/unix"
 
@@ -78,6 +80,58 @@ func TestReexecLosesNothing(t *testing.T) {
 			t.Errorf("%d descriptors are open after all", got)
 		}
 	})
+}
+
+// A call that comes while a re-exec waits for others waits too: until that is put off, or
+// for the next program.
+func TestCallsDuringReexec(t *testing.T) {
+	rt, err := oci.Find()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for name, busy := range map[string]time.Duration{"put off": 3 * quietTime, "done": quietTime / 4} {
+		t.Run(name, func(t *testing.T) {
+			n := newNode(t, rt)
+			idle := n.run([]string{"sleep", "3600000"}, nil)
+			given, made := n.bundle([]string{"sleep", "3600000"}, nil), n.bundle([]string{"sleep", "3600000"}, nil)
+			ended := make(chan error, 1)
+			go func() {
+				// Its time is over, which is an error, or its container is deleted at the end.
+				_, err := n.client.Exec(t.Context(), idle.ID, ExecRequest{Process: payload("sleep", "3600000"), Timeout: busy}, runtime.Streams{})
+				ended <- err
+			}()
+			n.eventually("the exec runs", func() bool {
+				records, _ := load[execRecord](shelf{dir: filepath.Join(n.dir, "state")}, execSuffix)
+				return len(records) == 1 && records[0].Process.Pid != 0
+			})
+			if err := n.client.Reexec(t.Context()); err != nil {
+				t.Fatal(err)
+			}
+			time.Sleep(100 * time.Millisecond)
+			began := time.Now()
+			short, cancel := context.WithTimeout(t.Context(), 100*time.Millisecond)
+			defer cancel()
+			if _, err := n.client.Create(short, given); err == nil {
+				t.Error("a call that should have waited has not")
+			}
+			if _, err := n.client.Create(t.Context(), made); err != nil {
+				t.Fatal(err)
+			}
+			if took := time.Since(began); took > quietTime+3*time.Second {
+				t.Errorf("the call took %s", took)
+			}
+			if _, err := n.client.Start(t.Context(), made.ID); err != nil {
+				t.Error(err)
+			}
+			if _, err := n.client.State(t.Context(), given.ID); !errdefs.IsNotFound(err) {
+				t.Errorf("what nobody waited for any more: %v", err)
+			}
+			if err := n.client.Signal(t.Context(), idle.ID, unix.SIGKILL); err != nil {
+				t.Error(err)
+			}
+			<-ended
+		})
+	}
 }
 
 // A re-exec that fails before anything was given up leaves calls as they were.

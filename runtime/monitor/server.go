@@ -69,8 +69,8 @@ type Server struct {
 	holds      map[string]*held
 	conns      map[net.Conn]struct{}
 	closed     bool
-	busy       int  // calls that a re-exec must wait for
-	frozen     bool // by a re-exec
+	busy       int           // calls that a re-exec must wait for
+	frozen     chan struct{} // of a re-exec under way, closed if that is put off; or nil
 	handoff    map[string]handoffItem
 }
 
@@ -176,6 +176,9 @@ func (s *Server) ServeConn(ctx context.Context, conn net.Conn) {
 			respond(conn, nil, fmt.Errorf("serve call: %v: %w", v, errdefs.ErrInternal))
 		}
 	}()
+	if !s.letIn(ctx, conn) {
+		return
+	}
 	conn.SetReadDeadline(time.Now().Add(headerTime))
 	kind, payload, err := readFrame(conn, nil)
 	conn.SetReadDeadline(time.Time{})
