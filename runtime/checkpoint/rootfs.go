@@ -31,33 +31,29 @@ const (
 	overlayMetacopy = "overlay.metacopy"
 )
 
+// maxKept is how many bytes of names are kept: of what is in the directories that are being
+// read, and of files with several.
+const (
+	maxKept      = 128 << 20
+	stringHeader = 16
+)
+
 // paxXattr is how extended attributes are named in a tar file.
 const paxXattr = "SCHILY.xattr."
 
 // WriteRootfs writes the upper directory of an overlay as a layer: what was written, and a
 // whiteout for what was removed. Nobody may change it meanwhile; should somebody do so all
 // the same, the result is an error or a mixture of both states, never a file from outside.
-// Sockets are left out.
+// Sockets are left out. Whoever wrote there does not decide on the memory that this takes:
+// longer paths than Linux can name, and more names than fit, are errdefs.ErrResourceExhausted.
 func WriteRootfs(ctx context.Context, upper string, to io.Writer) error {
 	root, err := os.OpenRoot(upper)
 	if err != nil {
 		return fmt.Errorf("open writable layer: %w", err)
 	}
 	defer func() { _ = root.Close() }()
-	w := &layerWriter{root: root, out: tar.NewWriter(to), names: map[inode]string{}}
-	err = fs.WalkDir(root.FS(), ".", func(name string, d fs.DirEntry, err error) error {
-		if err == nil {
-			err = ctx.Err()
-		}
-		if err != nil {
-			return err
-		}
-		info, err := d.Info()
-		if err != nil {
-			return err
-		}
-		return w.add(name, info)
-	})
+	w := &layerWriter{out: tar.NewWriter(to), names: map[inode]string{}, maxKept: maxKept}
+	err = w.addTree(ctx, place{root, ".", "."})
 	if err == nil {
 		err = w.out.Close()
 	}
@@ -69,30 +65,109 @@ func WriteRootfs(ctx context.Context, upper string, to io.Writer) error {
 
 type inode struct{ dev, ino uint64 }
 
-// layerWriter writes files of root.
-type layerWriter struct {
-	root *os.Root
-	out  *tar.Writer
-	// names are those of files with several, as written first.
-	names map[inode]string
+// place is where a file is: by the directory that it lies in, which is open, so that the
+// way there is not gone once for each file; and by its path, as the layer has it.
+type place struct {
+	dir        *os.Root
+	base, path string
 }
 
-func (w *layerWriter) add(name string, info fs.FileInfo) error {
+// layerWriter writes files.
+type layerWriter struct {
+	out *tar.Writer
+	// names are those of files with several, as written first.
+	names map[inode]string
+	// kept is how many bytes names take, these and those of directories.
+	kept, maxKept int
+}
+
+// addTree adds what is at a place and, in order, what is below.
+func (w *layerWriter) addTree(ctx context.Context, at place) error {
+	if err := ctx.Err(); err != nil {
+		return err
+	}
+	if len(at.path) >= unix.PathMax {
+		return fmt.Errorf("path of more than %d bytes, %.100q: %w", unix.PathMax-1, at.path, errdefs.ErrResourceExhausted)
+	}
+	info, err := at.dir.Lstat(at.base)
+	if err == nil {
+		err = w.add(at, info)
+	}
+	if err != nil || !info.IsDir() {
+		return err
+	}
+	dir, err := at.dir.OpenRoot(at.base)
+	if err != nil {
+		return err
+	}
+	defer func() { _ = dir.Close() }()
+	kept := w.kept
+	names, err := w.list(ctx, dir)
+	if err != nil {
+		return fmt.Errorf("list %s: %w", at.path, err)
+	}
+	listed := w.kept - kept
+	for _, name := range names {
+		if err := w.addTree(ctx, place{dir, name, path.Join(at.path, name)}); err != nil {
+			return err
+		}
+	}
+	w.kept -= listed
+	return nil
+}
+
+// list returns the names in a directory, in order.
+func (w *layerWriter) list(ctx context.Context, dir *os.Root) ([]string, error) {
+	f, err := dir.Open(".")
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close()
+	for names := []string(nil); ; {
+		some, err := f.Readdirnames(1 << 10)
+		for _, name := range some {
+			if err := w.keep(name); err != nil {
+				return nil, err
+			}
+		}
+		names = append(names, some...)
+		if errors.Is(err, io.EOF) {
+			slices.Sort(names)
+			return names, nil
+		}
+		if err == nil {
+			err = ctx.Err()
+		}
+		if err != nil {
+			return nil, err
+		}
+	}
+}
+
+func (w *layerWriter) keep(name string) error {
+	w.kept += stringHeader + len(name)
+	if w.kept > w.maxKept {
+		return fmt.Errorf("names of more than %d bytes: %w", w.maxKept, errdefs.ErrResourceExhausted)
+	}
+	return nil
+}
+
+func (w *layerWriter) add(at place, info fs.FileInfo) error {
 	switch mode := info.Mode(); {
 	case mode&fs.ModeSocket != 0:
 		return nil
 	case mode.IsRegular() || mode.IsDir():
-		return w.addOpened(name, info)
+		return w.addOpened(at, info)
 	case mode&fs.ModeSymlink != 0:
-		target, err := w.root.Readlink(name)
+		target, err := at.dir.Readlink(at.base)
 		if err != nil {
 			return err
 		}
-		return w.addHeader(name, info, target, nil)
+		return w.addHeader(at.path, info, target, nil)
 	case isWhiteout(info):
-		return w.out.WriteHeader(&tar.Header{Name: whiteoutOf(name), Typeflag: tar.TypeReg, Mode: 0o600})
+		return w.out.WriteHeader(&tar.Header{Name: whiteoutOf(at.path), Typeflag: tar.TypeReg, Mode: 0o600})
 	}
-	return w.addHeader(name, info, "", nil)
+	return w.addHeader(at.path, info, "", nil)
 }
 
 func whiteoutOf(name string) string {
@@ -108,8 +183,9 @@ func isWhiteout(info fs.FileInfo) bool {
 
 // addOpened adds a file or directory, whose attributes and content are read through one
 // descriptor, which is what info describes.
-func (w *layerWriter) addOpened(name string, info fs.FileInfo) error {
-	f, err := w.root.OpenFile(name, os.O_RDONLY|unix.O_NONBLOCK|unix.O_NOFOLLOW, 0)
+func (w *layerWriter) addOpened(at place, info fs.FileInfo) error {
+	name := at.path
+	f, err := at.dir.OpenFile(at.base, os.O_RDONLY|unix.O_NONBLOCK|unix.O_NOFOLLOW, 0)
 	if err != nil {
 		return err
 	}
@@ -135,7 +211,7 @@ func (w *layerWriter) addOpened(name string, info fs.FileInfo) error {
 	if opaque {
 		return w.out.WriteHeader(&tar.Header{Name: path.Join(name, opaqueWhiteout), Typeflag: tar.TypeReg, Mode: 0o600})
 	}
-	if !opened.Mode().IsRegular() || w.first(opened) != name {
+	if !opened.Mode().IsRegular() || w.first(name, opened) != name {
 		return nil
 	}
 	if _, err := io.CopyN(w.out, f, opened.Size()); err != nil {
@@ -145,9 +221,11 @@ func (w *layerWriter) addOpened(name string, info fs.FileInfo) error {
 }
 
 // first is the name under which a file was added first: content comes with that alone.
-func (w *layerWriter) first(info fs.FileInfo) string {
-	st, _ := statOf(info)
-	return w.names[inode{st.Dev, st.Ino}]
+func (w *layerWriter) first(name string, info fs.FileInfo) string {
+	if st, ok := statOf(info); ok && st.Nlink > 1 {
+		return w.names[inode{st.Dev, st.Ino}]
+	}
+	return name
 }
 
 func (w *layerWriter) addHeader(name string, info fs.FileInfo, target string, attributes map[string]string) error {
@@ -160,12 +238,15 @@ func (w *layerWriter) addHeader(name string, info fs.FileInfo, target string, at
 	if info.IsDir() {
 		h.Name += "/"
 	}
-	if st, ok := statOf(info); ok && !info.IsDir() {
+	if st, ok := statOf(info); ok && !info.IsDir() && st.Nlink > 1 {
 		at := inode{st.Dev, st.Ino}
 		if first, ok := w.names[at]; ok {
 			h.Typeflag, h.Linkname, h.Size = tar.TypeLink, first, 0
 			attributes = nil
 		} else {
+			if err := w.keep(name); err != nil {
+				return err
+			}
 			w.names[at] = name
 		}
 	}

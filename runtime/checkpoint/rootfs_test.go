@@ -115,3 +115,46 @@ func TestWriteRootfsRedirected(t *testing.T) {
 		}
 	}
 }
+
+// TestWriteRootfsIsBounded: directories that are deeper than any path, or have more in them
+// than fits, are refused with the reason.
+func TestWriteRootfsIsBounded(t *testing.T) {
+	upper := t.TempDir()
+	at, err := os.OpenRoot(upper)
+	must(t, err)
+	for range unix.PathMax/255 + 1 {
+		name := strings.Repeat("d", 255)
+		must(t, at.Mkdir(name, 0o755))
+		inner, err := at.OpenRoot(name)
+		must(t, err, at.Close())
+		at = inner
+	}
+	must(t, at.Close())
+	if err := WriteRootfs(t.Context(), upper, io.Discard); !errdefs.IsResourceExhausted(err) || len(err.Error()) > 300 {
+		t.Errorf("deep: %v", err)
+	}
+	upper = t.TempDir()
+	for _, name := range strings.Fields("a b c") {
+		must(t, os.WriteFile(filepath.Join(upper, name), []byte(name), 0o600))
+	}
+	root, err := os.OpenRoot(upper)
+	must(t, err)
+	defer root.Close()
+	for _, c := range []struct{ links, maxKept, kept int }{
+		{links: 0, maxKept: 3 * 17, kept: 0},
+		{links: 0, maxKept: 3*17 - 1, kept: -1},
+		{links: 1, maxKept: 4*17 + 17, kept: 17},
+		{links: 1, maxKept: 4*17 + 16, kept: -1},
+	} {
+		if c.links > 0 {
+			must(t, ignoreMissing(os.Remove(filepath.Join(upper, "d"))), os.Link(filepath.Join(upper, "a"), filepath.Join(upper, "d")))
+		}
+		w := &layerWriter{out: tar.NewWriter(io.Discard), names: map[inode]string{}, maxKept: c.maxKept}
+		switch err := w.addTree(t.Context(), place{root, ".", "."}); {
+		case c.kept < 0 && !errdefs.IsResourceExhausted(err):
+			t.Errorf("%+v: %v", c, err)
+		case c.kept >= 0 && (err != nil || w.kept != c.kept || len(w.names) != c.links):
+			t.Errorf("%+v: %v, %d bytes kept, %d names", c, err, w.kept, len(w.names))
+		}
+	}
+}
