@@ -9,11 +9,15 @@ import (
 	"github.com/cricket-cri/cricket/runtime"
 )
 
-// quick is how long a caller waits for the first measurement of a writable layer.
-const quick = 5 * time.Millisecond
+const (
+	// quick is how long a caller waits for the first measurement of a writable layer.
+	quick = 5 * time.Millisecond
+	// longest is how long one layer keeps the background from those after it.
+	longest = 30 * time.Second
+)
 
 // Measurer is a container whose writable layer can be measured, which takes as long as
-// the layer has files.
+// the layer has files. With an error the layer has at least what is returned.
 type Measurer interface {
 	DiskUsage(ctx context.Context) (runtime.DiskUsage, error)
 }
@@ -62,13 +66,39 @@ func (d *disks) measure(ctx context.Context, live []Live) {
 		if ctx.Err() != nil {
 			return
 		}
-		if l.Layer == nil {
-			continue
-		}
-		if u, err := l.Layer.DiskUsage(ctx); err == nil {
-			d.put(l.ID, &u)
+		if l.Layer != nil {
+			d.measureOne(ctx, l)
 		}
 	}
+}
+
+// measureOne counts a layer. One that is not counted to the end is known to have what was
+// counted of it, if that is more than what it had before: nothing hides behind many files.
+func (d *disks) measureOne(ctx context.Context, l Live) {
+	limited, cancel := context.WithTimeout(ctx, longest)
+	defer cancel()
+	u, err := l.Layer.DiskUsage(limited)
+	if err != nil {
+		u = d.atLeast(l.ID, u)
+	}
+	if err == nil || u.Inodes > 0 {
+		d.put(l.ID, &u)
+	}
+}
+
+// atLeast is the larger of what was found now and what is known, figure by figure.
+func (d *disks) atLeast(id string, found runtime.DiskUsage) runtime.DiskUsage {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	known := d.by[id]
+	if known == nil {
+		return found
+	}
+	if found.Bytes <= known.Bytes && found.Inodes <= known.Inodes {
+		return *known
+	}
+	found.Bytes, found.Inodes = max(found.Bytes, known.Bytes), max(found.Inodes, known.Inodes)
+	return found
 }
 
 func (d *disks) forgetOthers(keep map[string]bool) {

@@ -194,6 +194,7 @@ type layer struct {
 	takes time.Duration
 	err   error
 	calls atomic.Int32
+	part  runtime.DiskUsage // what is counted when the time is over
 }
 
 func (l *layer) DiskUsage(ctx context.Context) (runtime.DiskUsage, error) {
@@ -202,7 +203,7 @@ func (l *layer) DiskUsage(ctx context.Context) (runtime.DiskUsage, error) {
 	case <-time.After(l.takes):
 		return runtime.DiskUsage{At: time.Now(), Bytes: 4096, Inodes: uint64(l.calls.Load())}, l.err
 	case <-ctx.Done():
-		return runtime.DiskUsage{}, ctx.Err()
+		return l.part, ctx.Err()
 	}
 }
 
@@ -237,4 +238,47 @@ func TestDisk(t *testing.T) {
 	if len(s.disk.by) != 1 {
 		t.Errorf("what is gone is remembered: %v", s.disk.by)
 	}
+}
+
+// TestEndlessLayer: a layer that takes too long to measure does not keep the others from
+// it, and has at least what could be counted of it.
+func TestEndlessLayer(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := New(Options{})
+		endless, other := &layer{takes: 24 * time.Hour}, &layer{takes: time.Second}
+		live := []Live{{"endless", endless}, {"other", other}}
+		for _, l := range live {
+			if u := s.Disk(t.Context(), l); u != nil {
+				t.Errorf("%s: %+v", l.ID, u)
+			}
+		}
+		for _, c := range []struct{ part, want runtime.DiskUsage }{
+			{runtime.DiskUsage{}, runtime.DiskUsage{}},
+			{runtime.DiskUsage{Bytes: 10, Inodes: 2}, runtime.DiskUsage{Bytes: 10, Inodes: 2}},
+			{runtime.DiskUsage{Bytes: 5, Inodes: 1}, runtime.DiskUsage{Bytes: 10, Inodes: 2}},
+			{runtime.DiskUsage{Bytes: 20, Inodes: 1}, runtime.DiskUsage{Bytes: 20, Inodes: 2}},
+		} {
+			endless.part = c.part
+			began := time.Now()
+			s.disk.measure(t.Context(), live)
+			if took := time.Since(began); took > longest+2*time.Second {
+				t.Errorf("measured for %s", took)
+			}
+			got := runtime.DiskUsage{}
+			if u := s.Disk(t.Context(), live[0]); u != nil {
+				got = *u
+			}
+			if got != c.want {
+				t.Errorf("after %+v: %+v, want %+v", c.part, got, c.want)
+			}
+			if u := s.Disk(t.Context(), live[1]); u == nil || !u.At.Equal(time.Now()) {
+				t.Errorf("other: %+v", u)
+			}
+		}
+		endless.takes = time.Second
+		s.disk.measure(t.Context(), live)
+		if u := s.Disk(t.Context(), live[0]); u == nil || u.Bytes != 4096 {
+			t.Errorf("measured to the end: %+v", u)
+		}
+	})
 }
