@@ -8,15 +8,12 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
-	"syscall"
-	"time"
 
 	"github.com/containerd/errdefs"
 	"github.com/opencontainers/runtime-spec/specs-go"
 	"golang.org/x/sys/unix"
 
 	"github.com/cricket-cri/cricket/runtime"
-	"github.com/cricket-cri/cricket/runtime/cgroupstat"
 	"github.com/cricket-cri/cricket/runtime/monitor"
 	"github.com/cricket-cri/cricket/runtime/procstat"
 	"github.com/cricket-cri/cricket/runtime/spec"
@@ -131,80 +128,12 @@ func (c *container) Processes(ctx context.Context) (runtime.ProcessStat, error) 
 	return procstat.Read(ctx, pids)
 }
 
-// DiskUsage walks the writable layer, which takes as long as it has files, unless the file
-// system counts it anyway. A file with several names counts once.
-func (c *container) DiskUsage(ctx context.Context) (runtime.DiskUsage, error) {
-	if usage, ok, err := c.counted(); ok || err != nil {
-		return usage, err
-	}
-	usage := runtime.DiskUsage{At: time.Now()}
-	seen := map[uint64]bool{}
-	// The container may put a symbolic link where a directory was while the walk is under
-	// way: os.Root keeps the walk from following it into the host's own files.
-	root, err := os.OpenRoot(c.upper())
-	if errors.Is(err, fs.ErrNotExist) {
-		return usage, nil
-	}
-	if err != nil {
-		return usage, fmt.Errorf("open writable layer: %w", err)
-	}
-	defer func() { _ = root.Close() }()
-	err = fs.WalkDir(root.FS(), ".", func(_ string, d fs.DirEntry, err error) error {
-		if ctx.Err() != nil {
-			return ctx.Err()
-		}
-		if err != nil {
-			return ignoreMoved(err)
-		}
-		info, err := d.Info()
-		if err != nil {
-			return ignoreMissing(err)
-		}
-		st, ok := statOf(info)
-		if !ok || st.Nlink > 1 && !d.IsDir() && seen[st.Ino] {
-			return nil
-		}
-		seen[st.Ino] = st.Nlink > 1
-		usage.Bytes += uint64(st.Blocks) * 512
-		usage.Inodes++
-		return nil
-	})
-	if err != nil {
-		return usage, fmt.Errorf("measure writable layer: %w", err)
-	}
-	usage.FS = fileSystem(c.upper())
-	return usage, nil
-}
-
-// fileSystem is the one that a directory lies on; nil if it cannot be asked.
-func fileSystem(dir string) *runtime.FSStat {
-	var fs unix.Statfs_t
-	var st unix.Stat_t
-	if unix.Statfs(dir, &fs) != nil || unix.Stat(dir, &st) != nil {
-		return nil
-	}
-	return &runtime.FSStat{
-		Device: cgroupstat.DeviceName(unix.Major(st.Dev), unix.Minor(st.Dev)),
-		Bytes:  fs.Blocks * uint64(fs.Bsize), Inodes: fs.Files, FreeInodes: fs.Ffree,
-	}
-}
-
 // ignoreMissing: files come and go while the container runs.
 func ignoreMissing(err error) error {
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil
 	}
 	return err
-}
-
-// ignoreMoved is ignoreMissing for directories, which may also be something else by now;
-// that a link leads out of the layer is an error of os.Root's own, without a number.
-func ignoreMoved(err error) error {
-	var number syscall.Errno
-	if !errors.As(err, &number) || number == unix.ENOTDIR || number == unix.ELOOP {
-		return nil
-	}
-	return ignoreMissing(err)
 }
 
 // Remove deletes what the container left; it is idempotent and cleans up after a

@@ -8,7 +8,6 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
-	"syscall"
 
 	"github.com/containerd/errdefs"
 	"github.com/moby/sys/mountinfo"
@@ -107,9 +106,4 @@ func mountOf(path string) (*mountinfo.Info, error) {
 		return nil, fmt.Errorf("find the mount of %q: %w", path, errdefs.ErrNotFound)
 	}
 	return deepest, nil
-}
-
-func statOf(info fs.FileInfo) (*syscall.Stat_t, bool) {
-	st, ok := info.Sys().(*syscall.Stat_t)
-	return st, ok
 }
