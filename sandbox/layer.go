@@ -30,7 +30,7 @@ func (k *Kernel) makeLayerDir(id, owner string) error {
 		err = os.Rename(half, dir)
 	}
 	if err != nil {
-		return errors.Join(err, k.withoutQuota(half, os.RemoveAll))
+		return errors.Join(err, k.withoutQuota(half, removeAll))
 	}
 	return nil
 }
@@ -40,7 +40,7 @@ func (k *Kernel) removeHalfLayers() error {
 	names, err := readNames(k.layerDir(""))
 	for _, name := range names {
 		if strings.HasPrefix(name, newPrefix) {
-			err = errors.Join(err, k.withoutQuota(k.layerDir(name), os.RemoveAll))
+			err = errors.Join(err, k.withoutQuota(k.layerDir(name), removeAll))
 		}
 	}
 	return err

@@ -4,7 +4,6 @@ import (
 	"errors"
 	"fmt"
 	"os"
-	"path/filepath"
 	"strconv"
 	"strings"
 
@@ -141,36 +140,5 @@ func (p *pod) mounts() []specs.Mount {
 		bind("/etc/hosts", p.dir(hostsFile)),
 		bind("/etc/resolv.conf", p.dir(resolvFile)),
 		bind("/dev/shm", shm, "nosuid", "noexec", "nodev"),
-	}
-}
-
-// removeAll removes a tree whatever stands in it: files that a container made
-// immutable have to be freed first.
-func removeAll(path string) error {
-	err := os.RemoveAll(path)
-	if err == nil || !errors.Is(err, os.ErrPermission) {
-		return err
-	}
-	_ = filepath.WalkDir(path, func(name string, d os.DirEntry, err error) error {
-		if err == nil && (d.IsDir() || d.Type().IsRegular()) {
-			clearFlags(name)
-		}
-		return nil
-	})
-	return os.RemoveAll(path)
-}
-
-// The inode flags that keep a file from being removed (ioctl_iflags(2)).
-const immutable, appendOnly = 0x10, 0x20
-
-func clearFlags(name string) {
-	fd, err := unix.Open(name, unix.O_RDONLY|unix.O_NOFOLLOW|unix.O_NONBLOCK|unix.O_CLOEXEC, 0)
-	if err != nil {
-		return
-	}
-	defer func() { _ = unix.Close(fd) }()
-	flags, err := unix.IoctlGetUint32(fd, unix.FS_IOC_GETFLAGS)
-	if err == nil && flags&(immutable|appendOnly) != 0 {
-		_ = unix.IoctlSetPointerInt(fd, unix.FS_IOC_SETFLAGS, int(flags&^(immutable|appendOnly)))
 	}
 }
