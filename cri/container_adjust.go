@@ -18,7 +18,7 @@ type adjustment struct {
 	pod      *store.Sandbox
 	rec      *store.Container
 	devices  []string
-	asked    bool // plugins know of the container
+	asked    bool // plugins may know of the container
 	finished outcome
 }
 
@@ -55,11 +55,11 @@ func (a *adjustment) apply(ctx context.Context, sp *specs.Spec) error {
 		a.finished.user = sp.Process.User
 		return nil
 	}
+	a.asked = true // also if one of them refuses: those before it have agreed
 	wanted, err := a.s.plugins.Create(ctx, a.s.podShown(a.pod), nri.Complete(nri.FromSpec(sp), a.rec))
 	if err != nil {
 		return err
 	}
-	a.asked = true
 	limits := a.s.limitsFor(a.pod)
 	if err := nri.Adjust(sp, wanted, limits, a.s.opts.CDI.Inject); err != nil {
 		return err

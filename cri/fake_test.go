@@ -17,6 +17,7 @@ import (
 	"golang.org/x/sys/unix"
 	v1 "k8s.io/cri-api/pkg/apis/runtime/v1"
 
+	"github.com/cricket-cri/cricket/cri/nri"
 	"github.com/cricket-cri/cricket/cri/store"
 	"github.com/cricket-cri/cricket/runtime"
 	"github.com/cricket-cri/cricket/runtime/image"
@@ -26,16 +27,15 @@ import (
 // hull is a driver in memory that outlives servers, as a machine does daemons. Its
 // hooks run before the work; an error of one is the work's.
 type hull struct {
-	mu     sync.Mutex
-	pods   map[string]*fakePod
-	create func(ctx context.Context) error
-	make   func(ctx context.Context) error // NewContainer
-	start  func(ctx context.Context) error
-	kill   func(ctx context.Context) error
-	ask    func(ctx context.Context) error // signals other than SIGKILL
-	find   func(ctx context.Context) error // Container
-	own    bool                            // pods are machines
-	calls  []string
+	mu          sync.Mutex
+	pods        map[string]*fakePod
+	create      func(ctx context.Context) error
+	make        func(ctx context.Context) error // NewContainer
+	start, kill func(ctx context.Context) error
+	ask         func(ctx context.Context) error // signals other than SIGKILL
+	find        func(ctx context.Context) error // Container
+	own         bool                            // pods are machines
+	calls       []string
 }
 
 func newHull() *hull {
@@ -145,7 +145,7 @@ func (p *fakePod) Status() sandbox.Status {
 
 func (p *fakePod) NewContainer(ctx context.Context, c runtime.Config) (runtime.Container, error) {
 	p.hull.note("new container")
-	if err := p.hull.make(ctx); err != nil {
+	if err := adjusted(c, p.hull.make(ctx)); err != nil {
 		return nil, err
 	}
 	fc := &fakeContainer{pod: p, id: c.ID, state: runtime.State{Phase: runtime.Created}, exited: make(chan struct{})}
@@ -282,11 +282,11 @@ func (n network) Status(context.Context) error { return n.err }
 
 // machine is where daemons come and go.
 type machine struct {
-	hull   *hull
-	dir    string
-	boot   string
-	server *Server
-	store  *store.Store
+	hull      *hull
+	dir, boot string
+	nri       *nri.Options // of plugins; nil for none
+	server    *Server
+	store     *store.Store
 }
 
 func newMachine(t *testing.T) *machine {
@@ -311,7 +311,7 @@ func (m *machine) begin(t *testing.T) {
 	m.server, err = New(Options{
 		Drivers: map[string]sandbox.Driver{"fake": m.hull}, DefaultHandler: "fake",
 		Images: &paperImages{images: []image.Image{busybox}}, Layers: noLayers{}, Network: network{},
-		Store: m.store, Version: "test", Boot: m.boot, Log: log,
+		Store: m.store, Version: "test", Boot: m.boot, Log: log, NRI: m.nri,
 	})
 	if err != nil {
 		t.Fatal(err)
