@@ -11,6 +11,7 @@ import (
 	"github.com/opencontainers/runtime-spec/specs-go"
 
 	"github.com/cricket-cri/cricket/runtime"
+	"github.com/cricket-cri/cricket/runtime/spec"
 )
 
 func specification() *specs.Spec {
@@ -148,5 +149,46 @@ func TestOverlay(t *testing.T) {
 	u.SetLinuxRDTClass("x")
 	if _, err := all.Overlay(kept, u.GetLinux().GetResources()); !errdefs.IsNotImplemented(err) || !strings.Contains(err.Error(), "rdtClass") {
 		t.Errorf("RDT class: %v", err)
+	}
+}
+
+// TestSwapOfNewLimit: a memory limit without one of swap excludes swap, in what is made, in
+// what is recorded of it and in updates.
+func TestSwapOfNewLimit(t *testing.T) {
+	all := Limits{CgroupV2: true, Swap: true, Hugetlb: true}
+	for _, kept := range []*runtime.Resources{nil, {MemoryLimit: 1000, MemorySwapLimit: 1000}, {MemoryLimit: 1000, MemorySwapLimit: 2000}, {MemoryLimit: 1000, MemorySwapLimit: -1}} {
+		for _, tt := range []struct{ limit, swap, want int64 }{{500, 0, 500}, {1500, 0, 1500}, {500, 700, 700}, {500, -1, -1}, {-1, 0, -1}} {
+			a := &api.ContainerAdjustment{}
+			a.SetLinuxMemoryLimit(tt.limit)
+			if tt.swap != 0 {
+				a.SetLinuxMemorySwap(tt.swap)
+			}
+			s := specification()
+			s.Linux.Resources = spec.Resources(kept, true)
+			if err := Adjust(s, a, all, none); err != nil {
+				t.Fatal(err)
+			}
+			recorded, err := all.Record(kept, a.GetLinux().GetResources())
+			if err != nil {
+				t.Fatal(err)
+			}
+			updated, err := all.Overlay(kept, a.GetLinux().GetResources())
+			if err != nil {
+				t.Fatal(err)
+			}
+			if made := *s.Linux.Resources.Memory.Swap; made != tt.want || recorded.MemorySwapLimit != tt.want || updated.MemorySwapLimit != tt.want {
+				t.Errorf("%+v with %+v: swap is %d as made, %d as recorded, %d as updated", kept, tt, made, recorded.MemorySwapLimit, updated.MemorySwapLimit)
+			}
+		}
+	}
+	u := &api.ContainerUpdate{}
+	u.SetLinuxMemoryLimit(500)
+	if got, err := (Limits{CgroupV2: true}).Overlay(nil, u.GetLinux().GetResources()); err != nil || got.MemorySwapLimit != 0 {
+		t.Errorf("nothing accounts for swap, and its limit is %d, %v", got.MemorySwapLimit, err)
+	}
+	u = &api.ContainerUpdate{}
+	u.SetLinuxCPUShares(20)
+	if got, err := all.Overlay(&runtime.Resources{MemoryLimit: 1000, MemorySwapLimit: 2000}, u.GetLinux().GetResources()); err != nil || got.MemorySwapLimit != 2000 {
+		t.Errorf("an update of processors makes the swap limit %d, %v", got.MemorySwapLimit, err)
 	}
 }

@@ -81,6 +81,9 @@ func (l Limits) Overlay(kept *runtime.Resources, u *api.LinuxResources) (*runtim
 	}
 	if v := m.GetLimit().GetValue(); v != 0 {
 		out.MemoryLimit = v
+		if l.Swap {
+			out.MemorySwapLimit = v // no swap, as in a specification that is adjusted and in a request
+		}
 	}
 	if v := m.GetSwap().GetValue(); v != 0 && l.Swap {
 		out.MemorySwapLimit = v
