@@ -135,41 +135,14 @@ func mergeResources(kept *runtime.Resources, update *v1.LinuxContainerResources,
 	if err != nil {
 		return nil, err
 	}
-	out := runtime.Resources{}
-	if kept != nil {
-		out = *kept
+	if kept == nil {
+		kept = &runtime.Resources{}
 	}
-	out.CPUShares = either(u.CPUShares, out.CPUShares)
-	out.CPUQuota = either(u.CPUQuota, out.CPUQuota)
-	out.CPUPeriod = either(u.CPUPeriod, out.CPUPeriod)
-	out.CpusetCpus = either(u.CpusetCpus, out.CpusetCpus)
-	out.CpusetMems = either(u.CpusetMems, out.CpusetMems)
-	out.MemoryLimit = either(u.MemoryLimit, out.MemoryLimit)
-	out.MemorySwapLimit = either(u.MemorySwapLimit, out.MemorySwapLimit)
-	out.HugepageLimits = mergeMaps(out.HugepageLimits, u.HugepageLimits)
-	out.Unified = mergeMaps(out.Unified, u.Unified)
+	out := kept.With(u)
 	if out.MemorySwapLimit > 0 && out.MemoryLimit > out.MemorySwapLimit {
 		return nil, badField("linux.memory_swap_limit_in_bytes", "%d is less than the memory limit: it counts memory and swap together", out.MemorySwapLimit)
 	}
-	return &out, nil
-}
-
-func either[T comparable](update, kept T) T {
-	var zero T
-	if update != zero {
-		return update
-	}
-	return kept
-}
-
-func mergeMaps[V any](kept, update map[string]V) map[string]V {
-	if len(kept)+len(update) == 0 {
-		return nil
-	}
-	out := map[string]V{}
-	maps.Copy(out, kept)
-	maps.Copy(out, update)
-	return out
+	return out, nil
 }
 
 // statusResources are r in the terms of ContainerStatus, nil for nil.

@@ -76,6 +76,7 @@ func (s *Server) prepareRestore(ctx context.Context, req *v1.RestorePodRequest) 
 		return nil, err
 	}
 	r.want.Dir, r.want.Config.CreatedAt = dir, r.pod.CreatedAt
+	r.pod.Resources, r.pod.Overhead = r.want.Config.Resources, r.want.Config.Overhead
 	r.pod.ProcessLabel, r.pod.MountLabel = r.want.Config.SELinuxLabel, r.want.Config.MountLabel
 	was, err := readCheckpointRecord(dir)
 	if err != nil {

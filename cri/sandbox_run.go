@@ -46,6 +46,7 @@ func (s *Server) RunPodSandbox(ctx context.Context, req *v1.RunPodSandboxRequest
 		return nil, err
 	}
 	cfg.CreatedAt = rec.CreatedAt
+	rec.Resources, rec.Overhead = cfg.Resources, cfg.Overhead
 	rec.ProcessLabel, rec.MountLabel = cfg.SELinuxLabel, cfg.MountLabel
 	op := ops.Spec{Key: runKey(rec), Digest: digest, Budget: runBudget, Park: true}
 	id, err := ops.Do(ctx, s.ops, op, func(ctx context.Context) (string, error) {

@@ -39,11 +39,18 @@ func (s *Server) UpdatePodSandboxResources(ctx context.Context, req *v1.UpdatePo
 			return struct{}{}, err
 		}
 		defer unlock()
-		_, sb, err := s.readySandbox(rec.ID) // it may have been stopped meanwhile
+		rec, sb, err := s.readySandbox(rec.ID) // it may have been stopped meanwhile
 		if err != nil || want == nil && overhead == nil {
 			return struct{}{}, err
 		}
-		return struct{}{}, s.updateSandbox(ctx, rec, req, func(ctx context.Context) error { return sb.Update(ctx, want, overhead) })
+		return struct{}{}, s.updateSandbox(ctx, rec, req, func(ctx context.Context) (*store.Sandbox, error) {
+			if err := sb.Update(ctx, want, overhead); err != nil {
+				return nil, err
+			}
+			return s.store.Sandboxes.Update(rec.ID, func(r *store.Sandbox) {
+				r.Resources, r.Overhead = r.Resources.With(want), r.Overhead.With(overhead)
+			})
+		})
 	})
 	if err != nil {
 		return nil, fmt.Errorf("update pod sandbox: %w", err)
@@ -51,15 +58,14 @@ func (s *Server) UpdatePodSandboxResources(ctx context.Context, req *v1.UpdatePo
 	return &v1.UpdatePodSandboxResourcesResponse{}, nil
 }
 
-// updateSandbox lets plugins know before and after an update of a pod's limits.
-func (s *Server) updateSandbox(ctx context.Context, rec *store.Sandbox, req *v1.UpdatePodSandboxResourcesRequest, update func(context.Context) error) error {
-	if s.plugins == nil {
-		return update(ctx)
-	}
-	if err := s.plugins.UpdatePod(ctx, s.podShown(rec), nri.Requested(req.GetOverhead()), nri.Requested(req.GetResources())); err != nil {
+// updateSandbox lets plugins know before and after an update of a pod's limits, which
+// returns the pod's new record.
+func (s *Server) updateSandbox(ctx context.Context, rec *store.Sandbox, req *v1.UpdatePodSandboxResourcesRequest, update func(context.Context) (*store.Sandbox, error)) error {
+	err := s.plugins.UpdatePod(ctx, s.podShown(rec), nri.Requested(req.GetOverhead()), nri.Requested(req.GetResources()))
+	if err != nil {
 		return err
 	}
-	if err := update(ctx); err != nil {
+	if rec, err = update(ctx); err != nil {
 		return err
 	}
 	s.plugins.UpdatedPod(ctx, s.podShown(rec))

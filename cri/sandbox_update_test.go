@@ -3,6 +3,7 @@ package cri
 import (
 	"testing"
 
+	"github.com/containerd/nri/pkg/api"
 	v1 "k8s.io/cri-api/pkg/apis/runtime/v1"
 )
 
@@ -23,4 +24,47 @@ func TestOverheadOfNoLimit(t *testing.T) {
 	if lessOverhead(nil) != nil {
 		t.Error("nothing became something")
 	}
+}
+
+// TestPodLimitsOfNow: plugins see the limits that a pod has, not those that it began with,
+// also those that connect later, and to a later daemon.
+func TestPodLimitsOfNow(t *testing.T) {
+	m := newPluggedMachine(t)
+	w := &witness{}
+	m.connect(t, "10", w)
+	m.known(w)
+	config := podConfig("p")
+	config.Linux = &v1.LinuxPodSandboxConfig{
+		Resources: &v1.LinuxContainerResources{CpuShares: 512, MemoryLimitInBytes: 1 << 30},
+		Overhead:  &v1.LinuxContainerResources{MemoryLimitInBytes: 1 << 20},
+	}
+	pod, err := m.server.RunPodSandbox(t.Context(), &v1.RunPodSandboxRequest{Config: config})
+	if err != nil {
+		t.Fatal(err)
+	}
+	check := func(when string, pod *api.PodSandbox, shares uint64, memory, overhead int64) {
+		t.Helper()
+		r, o := pod.GetLinux().GetPodResources(), pod.GetLinux().GetPodOverhead()
+		if r.GetCpu().GetShares().GetValue() != shares || r.GetMemory().GetLimit().GetValue() != memory || o.GetMemory().GetLimit().GetValue() != overhead {
+			t.Errorf("%s: limits %v, overhead %v", when, r, o)
+		}
+	}
+	shown := func() *api.PodSandbox {
+		pods, _ := view{m.server}.Snapshot()
+		return pods[0]
+	}
+	check("at first", shown(), 512, 1<<30, 1<<20)
+	for _, req := range []*v1.UpdatePodSandboxResourcesRequest{
+		{Resources: &v1.LinuxContainerResources{CpuShares: 1024}},
+		{Overhead: &v1.LinuxContainerResources{MemoryLimitInBytes: 2 << 20}},
+	} {
+		req.PodSandboxId = pod.GetPodSandboxId()
+		if _, err := m.server.UpdatePodSandboxResources(t.Context(), req); err != nil {
+			t.Fatal(err)
+		}
+	}
+	check("as the plugin is told", w.podOfNow(), 1024, 1<<30, 2<<20)
+	check("after an update", shown(), 1024, 1<<30, 2<<20)
+	m.restart(t)
+	check("after a restart", shown(), 1024, 1<<30, 2<<20)
 }

@@ -24,12 +24,7 @@ func (c *Config) Limits() *runtime.Resources {
 	return &sum
 }
 
-// Relimit replaces the limits that are not nil.
+// Relimit lays new limits over those there are: what they leave out stays.
 func (c *Config) Relimit(r, overhead *runtime.Resources) {
-	if r != nil {
-		c.Resources = r
-	}
-	if overhead != nil {
-		c.Overhead = overhead
-	}
+	c.Resources, c.Overhead = c.Resources.With(r), c.Overhead.With(overhead)
 }

@@ -10,6 +10,7 @@ import (
 	v1 "k8s.io/cri-api/pkg/apis/runtime/v1"
 
 	"github.com/cricket-cri/cricket/cri/store"
+	"github.com/cricket-cri/cricket/runtime"
 )
 
 // Pod is a pod as plugins see it. netns is the path of its network namespace, empty where
@@ -21,7 +22,7 @@ func Pod(r *store.Sandbox, netns string) *api.PodSandbox {
 		Labels: maps.Clone(r.Config.GetLabels()), Annotations: maps.Clone(r.Config.GetAnnotations()),
 		RuntimeHandler: r.Requested, Ips: slices.Clone(r.IPs),
 		Linux: &api.LinuxPodSandbox{
-			PodOverhead: Requested(linux.GetOverhead()), PodResources: Requested(linux.GetResources()),
+			PodOverhead: limitsNow(r.Overhead, linux.GetOverhead()), PodResources: limitsNow(r.Resources, linux.GetResources()),
 			CgroupParent: linux.GetCgroupParent(),
 		},
 	}
@@ -29,6 +30,14 @@ func Pod(r *store.Sandbox, netns string) *api.PodSandbox {
 		pod.Linux.Namespaces = []*api.LinuxNamespace{{Type: "network", Path: netns}}
 	}
 	return pod
+}
+
+// limitsNow are the limits of a pod, or those that were requested where nothing else is known.
+func limitsNow(now *runtime.Resources, requested *v1.LinuxContainerResources) *api.LinuxResources {
+	if now != nil {
+		return FromLimits(now)
+	}
+	return Requested(requested)
 }
 
 // FromSpec is what a specification says of a container.

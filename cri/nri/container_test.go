@@ -83,6 +83,10 @@ func TestPod(t *testing.T) {
 		l.GetCgroupParent() != "/pod" || l.GetPodOverhead().GetCpu().GetShares().GetValue() != 3 || l.GetPodResources() != nil || l.GetNamespaces()[0].GetPath() != "/run/netns/x" {
 		t.Errorf("%v", p)
 	}
+	r.Resources, r.Overhead = &runtime.Resources{MemoryLimit: 7}, &runtime.Resources{CPUShares: 4}
+	if l := Pod(r, "").GetLinux(); l.GetPodOverhead().GetCpu().GetShares().GetValue() != 4 || l.GetPodResources().GetMemory().GetLimit().GetValue() != 7 {
+		t.Errorf("limits that were changed: %v", l)
+	}
 	if n := len(Pod(r, "").GetLinux().GetNamespaces()); n != 0 {
 		t.Errorf("a pod without a network has %d namespaces", n)
 	}

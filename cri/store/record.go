@@ -27,6 +27,10 @@ type Sandbox struct {
 	Requested string `json:"requested"`
 	// Config as it was requested.
 	Config *v1.PodSandboxConfig `json:"-"`
+	// Resources and Overhead are the limits of the pod as a whole as they are now; nil where
+	// there are none, and in records that do not have them yet.
+	Resources *runtime.Resources `json:"resources,omitempty"`
+	Overhead  *runtime.Resources `json:"overhead,omitempty"`
 	// Driver is what the driver needs to find the sandbox again.
 	Driver sandbox.Record `json:"driver"`
 
