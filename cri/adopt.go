@@ -91,8 +91,8 @@ func (s *Server) adoptContainer(ctx context.Context, r *store.Container) error {
 func (s *Server) noteState(r *store.Container, c runtime.Container, state runtime.State, lost bool) error {
 	lc := s.live.setContainer(r.ID, c)
 	if lost {
-		defer close(lc.exited)
-		return s.noteLost(r)
+		s.noteExit(r.ID, lc, runtime.Exit{Code: -1, Unknown: true, At: time.Now()})
+		return nil
 	}
 	if r.StartedAt.IsZero() && state.Phase != runtime.Created {
 		// The daemon ended between the start and its record.

@@ -68,15 +68,18 @@ func exitFacts(r *store.Container, exit runtime.Exit) {
 }
 
 // recordExit records the end of a container, says so, and lets those go on who wait for
-// it. The exit counts even if the disk is full: memory has it, and the monitor.
+// it, before plugins are told: they may have to wait for who waits (tell). The exit counts
+// even if the disk is full: memory has it, and the monitor.
 func (s *Server) recordExit(id string, lc *liveContainer, facts func(*store.Container)) {
+	lc.telling.Lock()
+	defer lc.telling.Unlock()
 	rec, err := s.store.Containers.Update(id, facts)
 	if err != nil && !errdefs.IsNotFound(err) {
 		s.log.Warn("exit of container is not on disk", "container", id, "error", err)
 	}
 	if rec != nil {
 		s.emitContainer(v1.ContainerEventType_CONTAINER_STOPPED_EVENT, rec)
-		s.tellStopped(s.work.ctx, rec)
 	}
 	close(lc.exited)
+	s.tellStopped(s.work.ctx, rec)
 }

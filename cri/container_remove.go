@@ -70,6 +70,9 @@ func (s *Server) removeContainer(ctx context.Context, id string) error {
 	if err != nil {
 		return err
 	}
+	if lc := s.live.container(id); lc != nil {
+		lc.awaitTold() // its end comes first
+	}
 	s.live.forgetContainer(id)
 	s.tellRemoved(ctx, rec)
 	s.ops.Forget(createKey(rec.SandboxID, rec.Config.GetMetadata()))

@@ -105,9 +105,7 @@ func (s *Server) startProcess(ctx context.Context, rec *store.Container, lc *liv
 		s.log.Warn("start of container is not on disk", "container", rec.ID, "error", err)
 	}
 	s.emitContainer(v1.ContainerEventType_CONTAINER_STARTED_EVENT, rec)
-	if s.plugins != nil {
-		s.plugins.Started(ctx, s.podOf(rec), nri.Container(rec))
-	}
+	s.tell(func(p *nri.Plugins) { p.Started(ctx, s.podOf(rec), nri.Container(rec)) })
 	s.awaitExit(rec.ID, lc)
 	return nil
 }

@@ -65,7 +65,17 @@ func (s *Server) stopContainer(ctx context.Context, id string, grace time.Durati
 	if err != nil {
 		return err
 	}
-	return s.endContainer(ctx, rec, grace)
+	return s.endTold(ctx, rec, grace)
+}
+
+// endTold is endContainer that returns when plugins know of the end too.
+func (s *Server) endTold(ctx context.Context, rec *store.Container, grace time.Duration) error {
+	lc := s.live.container(rec.ID)
+	err := s.endContainer(ctx, rec, grace)
+	if err == nil && lc != nil {
+		lc.awaitTold()
+	}
+	return err
 }
 
 // settled finds the record of a container. One that is recorded as running, and that

@@ -71,7 +71,7 @@ func (s *Server) updateContainer(ctx context.Context, id string, update *v1.Linu
 		return err
 	}
 	if rec, err = s.store.Containers.Get(id); err == nil {
-		s.plugins.Updated(ctx, s.podOf(rec), nri.Container(rec))
+		s.tell(func(p *nri.Plugins) { p.Updated(ctx, s.podOf(rec), nri.Container(rec)) })
 	}
 	return nil
 }

@@ -29,6 +29,8 @@ type liveContainer struct {
 	runtime.Container
 	// exited is closed when the exit is in the record and its event is out.
 	exited chan struct{}
+	// telling is held from before the exit is in the record until plugins know of it.
+	telling sync.Mutex
 
 	mu       sync.Mutex
 	signaled bool // the stop signal has been delivered
@@ -45,6 +47,12 @@ func (c *liveContainer) signalOnce(ctx context.Context, sig unix.Signal) error {
 	err := c.Signal(ctx, sig)
 	c.signaled = err == nil
 	return err
+}
+
+// awaitTold returns when plugins know of an exit that is in the record.
+func (c *liveContainer) awaitTold() {
+	c.telling.Lock()
+	defer c.telling.Unlock()
 }
 
 func newLive() *live {

@@ -49,7 +49,8 @@ func (v view) Update(ctx context.Context, id string, limits *api.LinuxResources)
 }
 
 // Evict kills a container. It takes no lock: whoever asked may be asked about a container
-// itself, and a start that is under way is seen by its own caller.
+// itself, and a start that is under way is seen by its own caller. Nor does it wait until
+// plugins know of the end: a creation that evicts holds off those that connect.
 func (v view) Evict(ctx context.Context, id, reason string) error {
 	rec, err := v.s.store.Containers.Get(id)
 	if err != nil || rec.State() != v1.ContainerState_CONTAINER_RUNNING {
@@ -96,23 +97,38 @@ func (s *Server) limitsOf(c *store.Container) nri.Limits {
 	return s.limitsFor(pod)
 }
 
+// tell tells plugins of what is in the records already. A plugin that is just told what there
+// is gets to know it before or afterwards, and so misses nothing. Whoever holds plugins off
+// (nri.Plugins.Hold) must neither call this nor wait for who does: a plugin that connects
+// waits for the one, and the other for the plugin.
+func (s *Server) tell(notice func(*nri.Plugins)) {
+	if s.plugins == nil {
+		return
+	}
+	defer s.plugins.Hold()()
+	notice(s.plugins)
+}
+
 // tellStopped tells plugins that a container has ended.
 func (s *Server) tellStopped(ctx context.Context, r *store.Container) {
-	if s.plugins != nil && r != nil && r.Broken == "" {
-		s.plugins.Stopped(ctx, s.podOf(r), nri.Container(r))
+	if r == nil || r.Broken != "" {
+		return
 	}
+	s.tell(func(p *nri.Plugins) { p.Stopped(ctx, s.podOf(r), nri.Container(r)) })
 }
 
 // tellRemoved tells plugins that nothing of a container is left; one that never ran ends
 // with that.
 func (s *Server) tellRemoved(ctx context.Context, r *store.Container) {
-	if s.plugins == nil || r.Pending() || r.Broken != "" {
+	if r.Pending() || r.Broken != "" {
 		return
 	}
-	if r.State() != v1.ContainerState_CONTAINER_EXITED {
-		s.tellStopped(ctx, r)
-	}
-	s.plugins.Removed(ctx, s.podOf(r), nri.Container(r))
+	s.tell(func(p *nri.Plugins) {
+		if r.State() != v1.ContainerState_CONTAINER_EXITED {
+			p.Stopped(ctx, s.podOf(r), nri.Container(r))
+		}
+		p.Removed(ctx, s.podOf(r), nri.Container(r))
+	})
 }
 
 // StartPlugins lets NRI plugins come. It must be called after Recover and before the

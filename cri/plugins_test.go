@@ -158,3 +158,63 @@ func TestRefusalIsTold(t *testing.T) {
 		}
 	}
 }
+
+// TestEndWhilePluginConnects: what happens while a plugin is told what there is, it is told
+// afterwards.
+func TestEndWhilePluginConnects(t *testing.T) {
+	m := newPluggedMachine(t)
+	pod := m.runPod(t, "p")
+	id := m.createContainer(t, pod, "c")
+	m.startContainer(t, id)
+	w := &witness{release: make(chan struct{})}
+	m.connect(t, "10", w)
+	<-w.asked
+	m.container(pod, id).exit(runtime.Exit{At: time.Now()})
+	removed := make(chan error, 1)
+	go func() {
+		<-m.server.live.container(id).exited
+		_, err := m.server.RemoveContainer(t.Context(), &v1.RemoveContainerRequest{ContainerId: id})
+		removed <- err
+	}()
+	for deadline := time.Now().Add(3 * time.Second); len(m.store.Containers.List()) > 0 && time.Now().Before(deadline); {
+		time.Sleep(10 * time.Millisecond)
+	}
+	time.Sleep(200 * time.Millisecond) // of a notice that does not wait
+	close(w.release)
+	if err := <-removed; err != nil {
+		t.Error(err)
+	}
+	if got := w.heard(); !strings.Contains(w.shown, id) || got != "stop remove" {
+		t.Errorf("it was shown %q and then told %q", w.shown, got)
+	}
+}
+
+// TestEvictionWhilePluginConnects: who holds plugins off does not wait for who waits for them.
+func TestEvictionWhilePluginConnects(t *testing.T) {
+	m := newPluggedMachine(t)
+	pod := m.runPod(t, "p")
+	id := m.createContainer(t, pod, "c")
+	m.startContainer(t, id)
+	release := m.server.plugins.Hold() // as a creation does
+	w := &witness{}
+	m.connect(t, "10", w)
+	time.Sleep(200 * time.Millisecond) // until it waits
+	evicted := make(chan error, 1)
+	go func() { evicted <- view{m.server}.Evict(t.Context(), id, "test") }()
+	select {
+	case err := <-evicted:
+		if err != nil {
+			t.Error(err)
+		}
+	case <-time.After(5 * time.Second):
+		t.Error("it waits for the plugin")
+	}
+	release()
+	m.known(w)
+	if _, err := m.server.RemoveContainer(t.Context(), &v1.RemoveContainerRequest{ContainerId: id}); err != nil {
+		t.Error(err)
+	}
+	if got := w.heard(); !strings.HasSuffix(got, "remove") {
+		t.Errorf("it was told %q", got)
+	}
+}

@@ -66,8 +66,8 @@ func (s *Server) removeSandbox(ctx context.Context, id string) error {
 		return err
 	}
 	s.live.forgetSandbox(id)
-	if s.plugins != nil && rec.Broken == "" {
-		s.plugins.RemovePod(ctx, nri.Pod(rec, ""))
+	if rec.Broken == "" {
+		s.tell(func(p *nri.Plugins) { p.RemovePod(ctx, nri.Pod(rec, "")) })
 	}
 	s.ops.Forget(runKey(rec))
 	s.emit(v1.ContainerEventType_CONTAINER_DELETED_EVENT, rec, id)

@@ -9,6 +9,7 @@ import (
 	"golang.org/x/sync/errgroup"
 	v1 "k8s.io/cri-api/pkg/apis/runtime/v1"
 
+	"github.com/cricket-cri/cricket/cri/nri"
 	"github.com/cricket-cri/cricket/cri/ops"
 	"github.com/cricket-cri/cricket/cri/store"
 	"github.com/cricket-cri/cricket/runtime/flow"
@@ -52,9 +53,7 @@ func (s *Server) stopSandbox(ctx context.Context, id string) error {
 	return flow.Run(ctx, "stop pod sandbox",
 		flow.Step{Name: "kill containers", Do: func(ctx context.Context) error { return s.endContainers(ctx, rec) }},
 		flow.Step{Name: "tell plugins", Do: func(ctx context.Context) error {
-			if s.plugins != nil {
-				s.plugins.StopPod(ctx, s.podShown(rec))
-			}
+			s.tell(func(p *nri.Plugins) { p.StopPod(ctx, s.podShown(rec)) })
 			return nil
 		}},
 		flow.Step{Name: "stop sandbox", Do: sb.Stop},

@@ -68,7 +68,7 @@ func (s *Server) updateSandbox(ctx context.Context, rec *store.Sandbox, req *v1.
 	if rec, err = update(ctx); err != nil {
 		return err
 	}
-	s.plugins.UpdatedPod(ctx, s.podShown(rec))
+	s.tell(func(p *nri.Plugins) { p.UpdatedPod(ctx, s.podShown(rec)) })
 	return nil
 }
 

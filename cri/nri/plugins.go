@@ -102,7 +102,9 @@ func (p *Plugins) Stop() {
 }
 
 // Hold keeps plugins that connect from being told what there is, while that changes, so
-// that none sees a container twice or never.
+// that none sees a container twice or never, and while plugins are told of what has changed,
+// so that none misses it. Who holds must not hold again: it would wait for a plugin that
+// waits for it.
 func (p *Plugins) Hold() (release func()) {
 	if p == nil {
 		return func() {}
