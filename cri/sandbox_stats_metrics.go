@@ -74,60 +74,109 @@ func (s *Server) StreamPodSandboxMetrics(_ *v1.StreamPodSandboxMetricsRequest, s
 
 func (s *Server) listMetrics(ctx context.Context) []*v1.PodSandboxMetrics {
 	var all []*v1.PodSandboxMetrics
+	var containers []*store.Container
 	every := func(*store.Sandbox) bool { return true }
 	table := metrics()
+	type pod struct {
+		*v1.PodSandboxMetrics
+		meta *v1.PodSandboxMetadata
+	}
+	pods := map[string]pod{}
 	s.eachSandboxSample(ctx, every, func(r *store.Sandbox, sample *stat.Sample) {
 		meta := r.Config.GetMetadata()
 		labels := []string{"", r.ID, "", "", meta.GetNamespace(), meta.GetName()}
-		pod := &v1.PodSandboxMetrics{
+		p := &v1.PodSandboxMetrics{
 			PodSandboxId: r.ID,
 			Metrics:      values(table, &measured{Sample: sample, created: r.CreatedAt, started: r.ReadyAt}, labels),
 		}
-		for _, c := range s.store.ContainersOf(r.ID) {
-			if m := s.measureContainer(ctx, c); m != nil {
-				name := c.Config.GetMetadata().GetName()
-				labels := []string{name, c.ID, imageSpec(c).GetImage(), c.ID, meta.GetNamespace(), meta.GetName()}
-				pod.ContainerMetrics = append(pod.ContainerMetrics, &v1.ContainerMetrics{ContainerId: c.ID, Metrics: values(table, m, labels)})
-			}
+		all, pods[r.ID] = append(all, p), pod{p, meta}
+		containers = append(containers, s.store.ContainersOf(r.ID)...)
+	})
+	for i, m := range s.measureContainers(ctx, containers) {
+		if m == nil {
+			continue
 		}
-		all = append(all, pod)
+		c, p := containers[i], pods[containers[i].SandboxID]
+		labels := []string{c.Config.GetMetadata().GetName(), c.ID, imageSpec(c).GetImage(), c.ID, p.meta.GetNamespace(), p.meta.GetName()}
+		p.ContainerMetrics = append(p.ContainerMetrics, &v1.ContainerMetrics{ContainerId: c.ID, Metrics: values(table, m, labels)})
+	}
+	return all
+}
+
+// measureContainers is in the order of records, nil for a container that does not run, or has
+// ended meanwhile.
+func (s *Server) measureContainers(ctx context.Context, records []*store.Container) []*measured {
+	all := make([]*measured, len(records))
+	var running []int
+	var targets []stat.Target
+	for i, r := range records {
+		if t, ok := s.containerTarget(r); ok {
+			running, targets = append(running, i), append(targets, t)
+		}
+	}
+	samples := s.opts.Stats.All(ctx, targets)
+	counting, cancel := context.WithTimeout(ctx, countBudget)
+	defer cancel()
+	stat.Each(len(running), func(i int) {
+		r := records[running[i]]
+		if err := samples[i].Err; err != nil {
+			s.log.Debug("figures of a container left out", "container", r.ID, "error", err)
+			return
+		}
+		all[running[i]] = &measured{
+			Sample: &samples[i].Sample, created: r.CreatedAt, started: r.StartedAt,
+			disk:      s.opts.Stats.Disk(ctx, s.sampledContainer(r.ID)),
+			processes: s.countProcesses(counting, r),
+		}
 	})
 	return all
 }
 
-// measureContainer is nil for a container that does not run, or has ended meanwhile.
-func (s *Server) measureContainer(ctx context.Context, r *store.Container) *measured {
-	t, ok := s.containerTarget(r)
-	if !ok {
-		return nil
-	}
-	sample, err := s.opts.Stats.Get(ctx, t)
-	if err != nil {
-		return nil
-	}
-	m := &measured{
-		Sample: &sample, created: r.CreatedAt, started: r.StartedAt,
-		disk: s.opts.Stats.Disk(ctx, s.sampledContainer(r.ID)),
-	}
-	if c := s.live.container(r.ID); c != nil {
-		m.processes = countProcesses(ctx, c.Container)
-	}
-	return m
-}
+const (
+	// countTime is how long the processes of one container may be counted that are on the
+	// node's kernel: it is the daemon that counts, and nothing comes of it that goes on longer.
+	countTime = 500 * time.Millisecond
+	// countBudget is how long all of them may be counted, and guests be waited for that count
+	// their own.
+	countBudget = 3 * time.Second
+)
 
-// countProcesses is nil for a hull that cannot, and for a container that has just ended.
-func countProcesses(ctx context.Context, c runtime.Container) *runtime.ProcessStat {
-	counter, ok := c.(interface {
+// countProcesses is nil for a hull that cannot, for a container that has just ended, and for
+// one of which it takes too long.
+func (s *Server) countProcesses(ctx context.Context, r *store.Container) *runtime.ProcessStat {
+	c := s.live.container(r.ID)
+	if c == nil || ctx.Err() != nil {
+		return nil
+	}
+	counter, ok := c.Container.(interface {
 		Processes(ctx context.Context) (runtime.ProcessStat, error)
 	})
 	if !ok {
 		return nil
 	}
+	if !s.isMachine(r.SandboxID) {
+		var cancel context.CancelFunc
+		ctx, cancel = context.WithTimeout(ctx, countTime)
+		defer cancel()
+	}
 	p, err := counter.Processes(ctx)
-	if err != nil || p.Processes == 0 {
+	if err != nil {
+		s.log.Debug("processes of a container left out", "container", r.ID, "error", err)
+		return nil
+	}
+	if p.Processes == 0 {
 		return nil
 	}
 	return &p
+}
+
+func (s *Server) isMachine(sandbox string) bool {
+	r, err := s.store.Sandboxes.Get(sandbox)
+	if err != nil {
+		return false
+	}
+	d := s.opts.Drivers[r.Handler]
+	return d != nil && d.Features().OwnKernel
 }
 
 func values(table []metric, m *measured, labels []string) []*v1.Metric {

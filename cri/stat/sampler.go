@@ -150,19 +150,26 @@ func (s *Sampler) All(ctx context.Context, targets []Target) []Result {
 
 // renew reads what is older than Options.MaxAge, except what has failed.
 func (s *Sampler) renew(ctx context.Context, targets []Target, results []Result) {
+	Each(len(targets), func(i int) {
+		r := &results[i]
+		if r.Err == nil && s.now().Sub(r.At) >= s.opts.MaxAge {
+			r.Sample, r.Err = s.Get(ctx, targets[i])
+		}
+	})
+}
+
+// Each calls f with every number below n, a few at a time as figures are read. f gives up
+// its place when it takes long.
+func Each(n int, f func(i int)) {
 	turns := make(chan struct{}, parallel)
 	var wg sync.WaitGroup
-	for i, t := range targets {
-		r := &results[i]
-		if r.Err != nil || s.now().Sub(r.At) < s.opts.MaxAge {
-			continue
-		}
+	for i := range n {
 		turns <- struct{}{}
 		wg.Go(func() {
 			next := sync.OnceFunc(func() { <-turns })
 			defer next()
 			defer time.AfterFunc(slow, next).Stop()
-			r.Sample, r.Err = s.Get(ctx, t)
+			f(i)
 		})
 	}
 	wg.Wait()

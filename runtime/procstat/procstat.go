@@ -1,27 +1,43 @@
 // Package procstat counts what processes have open and what their threads do, as
-// proc_pid(5) tells it. It takes as long as there are descriptors and threads.
+// proc_pid(5) tells it. It takes as long as there are descriptors and threads, up to a
+// bound.
 package procstat
 
 import (
 	"bytes"
 	"context"
+	"fmt"
 	"os"
 	"strconv"
 	"strings"
 
+	"github.com/containerd/errdefs"
 	"golang.org/x/sys/unix"
 
 	"github.com/cricket-cri/cricket/runtime"
 )
 
+const (
+	// maxOpen is how many descriptors and threads are counted. Each costs a system call or
+	// more, and processes that inherit descriptors have a million each for nothing.
+	maxOpen = 1 << 20
+	// batch is how many of them are listed at once.
+	batch = 1024
+)
+
 // Read adds up the figures of processes. Those that have ended are left out; the oldest
-// one's limits count. It ends with ctx, with the context's error.
+// one's limits count. It ends with ctx, with the context's error. Processes that have more
+// than a million descriptors and threads together are errdefs.ErrResourceExhausted.
 func Read(ctx context.Context, pids []int) (runtime.ProcessStat, error) {
-	var s runtime.ProcessStat
+	return read(ctx, pids, maxOpen)
+}
+
+func read(ctx context.Context, pids []int, most int) (runtime.ProcessStat, error) {
+	c := count{left: most}
 	oldest, since := "", uint64(0)
 	for _, pid := range pids {
 		if err := ctx.Err(); err != nil {
-			return s, err
+			return c.ProcessStat, err
 		}
 		dir := "/proc/" + strconv.Itoa(pid)
 		_, start, ok := stat(dir + "/stat")
@@ -31,66 +47,73 @@ func Read(ctx context.Context, pids []int) (runtime.ProcessStat, error) {
 		if oldest == "" || start < since {
 			oldest, since = dir, start
 		}
-		s.Processes++
-		countDescriptors(dir+"/fd", &s)
-		countTasks(dir+"/task", &s)
+		c.Processes++
+		if err := c.each(ctx, dir+"/fd", c.descriptor); err != nil {
+			return c.ProcessStat, err
+		}
+		if err := c.each(ctx, dir+"/task", c.task); err != nil {
+			return c.ProcessStat, err
+		}
 	}
 	if oldest != "" {
-		s.MaxOpenFiles = maxOpenFiles(oldest + "/limits")
+		c.MaxOpenFiles = maxOpenFiles(oldest + "/limits")
 	}
-	return s, nil
+	return c.ProcessStat, nil
 }
 
-// names lists a directory, unsorted; what is gone is empty.
-func names(dir string) (*os.File, []string) {
+// count is what has been counted.
+type count struct {
+	runtime.ProcessStat
+	left int // to count
+}
+
+// each calls one with every name in a directory; what is gone is empty.
+func (c *count) each(ctx context.Context, dir string, one func(dir *os.File, name string)) error {
 	f, err := os.Open(dir)
 	if err != nil {
-		return nil, nil
-	}
-	list, err := f.Readdirnames(-1)
-	if err != nil {
-		list = nil // it ended meanwhile
-	}
-	return f, list
-}
-
-func countDescriptors(dir string, s *runtime.ProcessStat) {
-	f, list := names(dir)
-	if f == nil {
-		return
+		return nil //nolint:nilerr // it ended meanwhile
 	}
 	defer f.Close()
-	target := make([]byte, len("socket:"))
-	for _, name := range list {
-		s.FileDescriptors++
-		n, err := unix.Readlinkat(int(f.Fd()), name, target)
-		if err == nil && string(target[:n]) == "socket:" {
-			s.Sockets++
+	for {
+		names, err := f.Readdirnames(batch)
+		if err != nil {
+			return nil //nolint:nilerr // that was all, or it ended meanwhile
+		}
+		if c.left -= len(names); c.left < 0 {
+			return fmt.Errorf("count processes: too many descriptors and threads: %w", errdefs.ErrResourceExhausted)
+		}
+		for _, name := range names {
+			one(f, name)
+		}
+		if err := ctx.Err(); err != nil {
+			return err
 		}
 	}
 }
 
-func countTasks(dir string, s *runtime.ProcessStat) {
-	f, list := names(dir)
-	if f == nil {
+func (c *count) descriptor(dir *os.File, name string) {
+	var target [len("socket:")]byte
+	c.FileDescriptors++
+	n, err := unix.Readlinkat(int(dir.Fd()), name, target[:])
+	if err == nil && string(target[:n]) == "socket:" {
+		c.Sockets++
+	}
+}
+
+func (c *count) task(dir *os.File, name string) {
+	state, _, ok := stat(dir.Name() + "/" + name + "/stat")
+	if !ok {
 		return
 	}
-	defer f.Close()
-	for _, name := range list {
-		state, _, ok := stat(dir + "/" + name + "/stat")
-		if !ok {
-			continue
-		}
-		switch state {
-		case 'R':
-			s.Running++
-		case 'S', 'I':
-			s.Sleeping++
-		case 'T', 't':
-			s.Stopped++
-		case 'D':
-			s.Uninterruptible++
-		}
+	switch state {
+	case 'R':
+		c.Running++
+	case 'S', 'I':
+		c.Sleeping++
+	case 'T', 't':
+		c.Stopped++
+	case 'D':
+		c.Uninterruptible++
 	}
 }
 

@@ -8,8 +8,12 @@ import (
 	"net"
 	"os"
 	"os/exec"
+	"slices"
 	"strings"
 	"testing"
+
+	"github.com/containerd/errdefs"
+	"golang.org/x/sys/unix"
 
 	"github.com/cricket-cri/cricket/runtime"
 )
@@ -42,6 +46,13 @@ func TestChild(t *testing.T) {
 	role := os.Getenv("PROCSTAT_CHILD")
 	if role == "" {
 		t.Skip("runs as a child of the other tests")
+	}
+	if role == "many" {
+		for range 3000 {
+			if _, err := unix.FcntlInt(0, unix.F_DUPFD_CLOEXEC, 0); err != nil {
+				t.Fatal(err)
+			}
+		}
 	}
 	if role == "open" {
 		for range 20 {
@@ -98,5 +109,38 @@ func TestReadNothing(t *testing.T) {
 	cancel()
 	if _, err := Read(ctx, []int{os.Getpid()}); !errors.Is(err, context.Canceled) {
 		t.Errorf("err = %v", err)
+	}
+}
+
+// asked is a context that ends when it has been looked at so often.
+type asked struct {
+	context.Context
+	left int
+}
+
+func (a *asked) Err() error {
+	if a.left--; a.left < 0 {
+		return context.Canceled
+	}
+	return nil
+}
+
+// Who gives up is not kept by a process that has very much open.
+func TestReadGivenUp(t *testing.T) {
+	many := child(t, "many")
+	s, err := Read(&asked{t.Context(), 2}, []int{many})
+	if !errors.Is(err, context.Canceled) || s.FileDescriptors == 0 || s.FileDescriptors > 2*batch {
+		t.Errorf("given up in the middle of 3000 descriptors: %+v, %v", s, err)
+	}
+}
+
+// Processes may inherit a million descriptors each: there is an end of counting them.
+func TestReadIsBounded(t *testing.T) {
+	many := child(t, "many")
+	for times, ok := range map[int]bool{1: true, 3: true, 4: false, 100: false} {
+		s, err := read(t.Context(), slices.Repeat([]int{many}, times), 10_000)
+		if errdefs.IsResourceExhausted(err) == ok || s.FileDescriptors > 10_000 || ok && s.FileDescriptors < uint64(3000*times) {
+			t.Errorf("%d processes with 3000 descriptors: %+v, %v", times, s, err)
+		}
 	}
 }

@@ -124,9 +124,14 @@ func (g *Guest) Processes(ctx context.Context) (map[string]runtime.ProcessStat, 
 		if len(pids) == 0 { // it is going away, or was not started
 			continue
 		}
-		if all[e.Name()], err = procstat.Read(ctx, pids); err != nil {
+		counted, err := procstat.Read(ctx, pids)
+		if errdefs.IsResourceExhausted(err) { // the other containers' are told all the same
+			continue
+		}
+		if err != nil {
 			return nil, fmt.Errorf("count processes: %w", err)
 		}
+		all[e.Name()] = counted
 	}
 	return all, nil
 }
