@@ -41,6 +41,8 @@ type world struct {
 	disks    map[string]bool
 	mirrors  map[string]bool
 	volumes  map[string]bool
+
+	before func(call string) // see tell
 }
 
 var errBroken = errors.New("broken")
@@ -55,9 +57,15 @@ func newWorld(t *testing.T) *world {
 
 // did notes a call and says whether it fails.
 func (w *world) did(format string, args ...any) error {
+	call := fmt.Sprintf(format, args...)
+	w.mu.Lock()
+	before := w.before
+	w.mu.Unlock()
+	if before != nil {
+		before(call)
+	}
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	call := fmt.Sprintf(format, args...)
 	w.calls = append(w.calls, call)
 	if w.deadly == call {
 		for _, m := range w.machines {
@@ -68,6 +76,13 @@ func (w *world) did(format string, args ...any) error {
 		return cmp.Or(w.failure, errBroken)
 	}
 	return nil
+}
+
+// tell has f told of every call from now on, before anything comes of it.
+func (w *world) tell(f func(call string)) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.before = f
 }
 
 func (w *world) has(call string) bool {

@@ -24,27 +24,45 @@ func (p *pod) growFor(ctx context.Context, id string, r *runtime.Resources) erro
 	if r == nil || r.MemoryLimit <= 0 {
 		return nil
 	}
-	ids, err := p.containerIDs()
+	// Who grows at the same time has to find this limit in the record, or be found in it.
+	p.disks.Lock()
+	defer p.disks.Unlock()
+	others, err := p.limitsBeside(id)
 	if err != nil {
 		return err
 	}
-	sum := r.MemoryLimit
-	for _, other := range ids {
-		record := p.container(other).record()
-		if other != id && !record.exited() && record.Memory > 0 {
-			sum += record.Memory
-		}
-	}
-	if err := p.grow(ctx, sum); err != nil {
+	if err := p.grow(ctx, add(others, r.MemoryLimit)); err != nil {
 		return err
 	}
 	return p.container(id).note(func(record *containerRecord) { record.Memory = r.MemoryLimit })
 }
 
-// grow makes room for containers with limits of so many bytes together.
+// limitsBeside are the limits of all containers but one together, in bytes.
+func (p *pod) limitsBeside(id string) (sum int64, err error) {
+	ids, err := p.containerIDs()
+	if err != nil {
+		return 0, err
+	}
+	for _, other := range ids {
+		record := p.container(other).record()
+		if other != id && !record.exited() && record.Memory > 0 {
+			sum = add(sum, record.Memory)
+		}
+	}
+	return sum, nil
+}
+
+// add is the sum of two limits: who has none may say so by the largest number there is.
+func add(a, b int64) int64 {
+	if a > math.MaxInt64-b {
+		return math.MaxInt64
+	}
+	return a + b
+}
+
+// grow makes room for containers with limits of so many bytes together. The caller holds
+// disks.
 func (p *pod) grow(ctx context.Context, limits int64) error {
-	p.disks.Lock()
-	defer p.disks.Unlock()
 	s := p.snapshot()
 	has := int64(s.Guest.MemoryBytes) + s.Added
 	most := int64(p.driver.opts.MaxMemoryMiB) << 20
@@ -71,6 +89,13 @@ func (p *pod) grow(ctx context.Context, limits int64) error {
 		return fmt.Errorf("take memory into use: %w", err)
 	}
 	return nil
+}
+
+// growTo makes room for a limit of all containers together.
+func (p *pod) growTo(ctx context.Context, limit int64) error {
+	p.disks.Lock()
+	defer p.disks.Unlock()
+	return p.grow(ctx, limit)
 }
 
 // Update changes the limits of all containers together, in the guest, and of the machine
@@ -112,7 +137,7 @@ func (p *pod) limitGuest(ctx context.Context, r *runtime.Resources) error {
 	}
 	return p.guest(ctx, longBudget, func(ctx context.Context) error {
 		if r.MemoryLimit > 0 {
-			if err := p.grow(ctx, r.MemoryLimit); err != nil {
+			if err := p.growTo(ctx, r.MemoryLimit); err != nil {
 				return err
 			}
 		}

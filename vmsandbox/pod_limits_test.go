@@ -1,0 +1,78 @@
+package vmsandbox
+
+import (
+	"errors"
+	"math"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/cricket-cri/cricket/runtime"
+)
+
+// grown makes the machine large enough for a container with a limit in bytes.
+func grown(t *testing.T, p *pod, c runtime.Container, limit int64) error {
+	t.Helper()
+	return p.growFor(t.Context(), idOf(c), &runtime.Resources{MemoryLimit: limit})
+}
+
+// Two containers that are made at once get memory for both.
+func TestMemoryGrowsForTwoAtOnce(t *testing.T) {
+	w := newWorld(t)
+	p := running(t, w, podConfig(t))
+	p.driver.opts.MaxMemoryMiB = 4096
+	a, b := started(t, p, containerConfig("a")), started(t, p, containerConfig("a"))
+	var other sync.WaitGroup
+	var once sync.Once
+	w.tell(func(call string) {
+		if !strings.HasPrefix(call, "add memory") {
+			return
+		}
+		once.Do(func() {
+			other.Go(func() {
+				if err := grown(t, p, b, 1<<30); err != nil {
+					t.Error(err)
+				}
+			})
+			time.Sleep(100 * time.Millisecond) // it has begun
+		})
+	})
+	if err := grown(t, p, a, 1<<30); err != nil {
+		t.Error(err)
+	}
+	other.Wait()
+	if s := p.snapshot(); int64(s.Guest.MemoryBytes)+s.Added < 2<<30+guestReserve {
+		t.Errorf("the machine has grown by %d MiB: %q", s.Added>>20, w.since(0))
+	}
+}
+
+// A limit that is as good as none counts as such beside another.
+func TestMemoryGrowsWithoutOverflow(t *testing.T) {
+	w := newWorld(t)
+	p := running(t, w, podConfig(t))
+	a, b := started(t, p, containerConfig("a")), started(t, p, containerConfig("a"))
+	if err := grown(t, p, a, 100<<20); err != nil {
+		t.Fatal(err)
+	}
+	if err := grown(t, p, b, math.MaxInt64); err != nil {
+		t.Fatal(err)
+	}
+	if !w.has("add memory 768") {
+		t.Errorf("not grown to what is possible: %q", w.since(0))
+	}
+}
+
+// A limit that there is no memory for does not count.
+func TestMemoryIsNotThere(t *testing.T) {
+	w := newWorld(t)
+	p := running(t, w, podConfig(t))
+	c := started(t, p, containerConfig("a"))
+	w.failing = "add memory 128"
+	if err := grown(t, p, c, 300<<20); !errors.Is(err, errBroken) {
+		t.Errorf("error = %v", err)
+	}
+	if m := p.container(idOf(c)).record().Memory; m != 0 {
+		t.Errorf("a limit of %d is noted", m)
+	}
+}
