@@ -42,8 +42,11 @@ func (p *pod) Checkpoint(ctx context.Context, dir string, containers []string) (
 	if !ok {
 		return fmt.Errorf("save machine: its hypervisor cannot: %w", errdefs.ErrNotImplemented)
 	}
-	p.disks.Lock() // nothing is put into slots, and no other checkpoint is made
-	defer p.disks.Unlock()
+	release, err := p.holdDisks(ctx) // nothing is put into slots, and no other checkpoint is made
+	if err != nil {
+		return err
+	}
+	defer release()
 	c := &checkpointing{pod: p, dir: dir}
 	defer func() { err = errors.Join(err, c.close(err != nil)) }()
 	if err := c.describe(containers); err != nil {

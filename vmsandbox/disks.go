@@ -16,12 +16,24 @@ import (
 	"github.com/cricket-cri/cricket/vmsandbox/vmm"
 )
 
+// holdDisks waits until nobody else changes slots, has the machine grow or saves it. When ctx
+// ends before that, the error is errdefs.ErrUnavailable.
+func (p *pod) holdDisks(ctx context.Context) (release func(), err error) {
+	if err := p.disks.Acquire(ctx, 1); err != nil {
+		return nil, fmt.Errorf("wait for what else changes the machine: %w: %w", errdefs.ErrUnavailable, err)
+	}
+	return func() { p.disks.Release(1) }, nil
+}
+
 // attachImage shows an image to the guest, all its layers as one disk or as memory, and
 // returns the directory there. It serves all containers of the pod that use it, and stays,
 // for their successors; a disk, until its slot is wanted.
 func (p *pod) attachImage(ctx context.Context, c *container, chain []digest.Digest) (dir string, err error) {
-	p.disks.Lock()
-	defer p.disks.Unlock()
+	release, err := p.holdDisks(ctx)
+	if err != nil {
+		return "", err
+	}
+	defer release()
 	key := imageKey(chain)
 	// The intent first, so that nobody takes the slot away again.
 	err = c.note(func(r *containerRecord) {
@@ -150,8 +162,11 @@ func (p *pod) usedImages() (map[string]bool, error) {
 // attachWritable finds a disk for a container's writable layer: one of its own as long as
 // there are any, then the one that fewest share.
 func (p *pod) attachWritable(ctx context.Context, c *container) (string, error) {
-	p.disks.Lock()
-	defer p.disks.Unlock()
+	release, err := p.holdDisks(ctx)
+	if err != nil {
+		return "", err
+	}
+	defer release()
 	users, err := p.writableUsers()
 	if err != nil {
 		return "", err
@@ -227,8 +242,11 @@ func (p *pod) mountWritable(ctx context.Context, slot string) error {
 // of its own directories, beginning with 0. The first have a disk each, whose file on the
 // host is returned; the others share the last one.
 func (p *pod) volumeDisk(ctx context.Context, nth int) (dir, file string, err error) {
-	p.disks.Lock()
-	defer p.disks.Unlock()
+	release, err := p.holdDisks(ctx)
+	if err != nil {
+		return "", "", err
+	}
+	defer release()
 	slots := volumeSlots()
 	last := len(slots) - 1
 	slot := slots[min(nth, last)]

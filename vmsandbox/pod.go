@@ -40,8 +40,9 @@ type pod struct {
 	watching sync.WaitGroup
 	figures  figures
 
-	// disks is held while slots change, which may take a while.
-	disks sync.Mutex
+	// disks is held while slots change or the machine grows, which may take a while, and while
+	// it is saved, which may take minutes; see holdDisks.
+	disks *semaphore.Weighted
 	// still is held while the machine is paused, by whoever pauses it, or by whoever takes
 	// silence for death.
 	still *semaphore.Weighted
@@ -96,7 +97,10 @@ const (
 )
 
 func (d *Driver) newPod(s podState) *pod {
-	return &pod{driver: d, id: s.Config.ID, state: s, done: make(chan struct{}), still: semaphore.NewWeighted(1)}
+	return &pod{
+		driver: d, id: s.Config.ID, state: s, done: make(chan struct{}),
+		disks: semaphore.NewWeighted(1), still: semaphore.NewWeighted(1),
+	}
 }
 
 func (p *pod) dir(elem ...string) string { return p.driver.podDir(p.id, elem...) }

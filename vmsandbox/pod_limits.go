@@ -25,8 +25,11 @@ func (p *pod) growFor(ctx context.Context, id string, r *runtime.Resources) erro
 		return nil
 	}
 	// Who grows at the same time has to find this limit in the record, or be found in it.
-	p.disks.Lock()
-	defer p.disks.Unlock()
+	release, err := p.holdDisks(ctx)
+	if err != nil {
+		return err
+	}
+	defer release()
 	others, err := p.limitsBeside(id)
 	if err != nil {
 		return err
@@ -93,8 +96,11 @@ func (p *pod) grow(ctx context.Context, limits int64) error {
 
 // growTo makes room for a limit of all containers together.
 func (p *pod) growTo(ctx context.Context, limit int64) error {
-	p.disks.Lock()
-	defer p.disks.Unlock()
+	release, err := p.holdDisks(ctx)
+	if err != nil {
+		return err
+	}
+	defer release()
 	return p.grow(ctx, limit)
 }
 

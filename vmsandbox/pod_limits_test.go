@@ -1,12 +1,15 @@
 package vmsandbox
 
 import (
+	"context"
 	"errors"
 	"math"
 	"strings"
 	"sync"
 	"testing"
 	"time"
+
+	"github.com/containerd/errdefs"
 
 	"github.com/cricket-cri/cricket/runtime"
 )
@@ -74,5 +77,43 @@ func TestMemoryIsNotThere(t *testing.T) {
 	}
 	if m := p.container(idOf(c)).record().Memory; m != 0 {
 		t.Errorf("a limit of %d is noted", m)
+	}
+}
+
+// An update that needs more memory waits for a checkpoint as long as it may, and no longer.
+func TestUpdateDuringCheckpoint(t *testing.T) {
+	w := newWorld(t)
+	p, c := saver(t, w)
+	saving, goOn := make(chan struct{}), make(chan struct{})
+	w.tell(func(call string) {
+		if call == "snapshot" {
+			close(saving)
+			<-goOn
+		}
+	})
+	saved, updated, dir := make(chan error, 1), make(chan error, 1), t.TempDir()
+	go func() { saved <- p.Checkpoint(t.Context(), dir, []string{idOf(c)}) }()
+	select {
+	case <-saving:
+	case err := <-saved:
+		t.Fatalf("checkpoint: %v", err)
+	}
+	ctx, cancel := context.WithTimeout(t.Context(), 100*time.Millisecond)
+	defer cancel()
+	go func() { updated <- c.Update(ctx, &runtime.Resources{MemoryLimit: 300 << 20}) }()
+	select {
+	case err := <-updated:
+		if !errdefs.IsUnavailable(err) {
+			t.Errorf("error = %v", err)
+		}
+	case <-time.After(5 * time.Second):
+		t.Error("the update waits on though its time is over")
+	}
+	close(goOn)
+	if err := <-saved; err != nil {
+		t.Error(err)
+	}
+	if err := c.Update(t.Context(), &runtime.Resources{MemoryLimit: 300 << 20}); err != nil || !w.has("add memory 128") {
+		t.Errorf("after the checkpoint: %v, %q", err, w.since(0))
 	}
 }
