@@ -89,7 +89,7 @@ func (d *daemon) serveMetrics(address string) (stop func(), err error) {
 	if err != nil {
 		return nil, fmt.Errorf("serve metrics: %w; choose another --metrics-address", err)
 	}
-	s := &http.Server{Handler: d.metrics.Handler(), ReadHeaderTimeout: 10 * time.Second}
+	s := &http.Server{Handler: d.metrics.Handler(), ReadHeaderTimeout: 10 * time.Second, IdleTimeout: 30 * time.Second}
 	done := make(chan struct{})
 	go func() {
 		defer close(done)

@@ -65,7 +65,13 @@ func (s fakeSandbox) Dial(ctx context.Context, port int) (net.Conn, error) {
 
 func newServer(t *testing.T, f *fakes) *Server {
 	t.Helper()
-	s, err := New(Options{Address: "127.0.0.1:0", Log: slog.New(slog.DiscardHandler)}, f)
+	return newServerWith(t, Options{}, f)
+}
+
+func newServerWith(t *testing.T, o Options, f *fakes) *Server {
+	t.Helper()
+	o.Address, o.Log = "127.0.0.1:0", slog.New(slog.DiscardHandler)
+	s, err := New(o, f)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -9,6 +9,7 @@
 package stream
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -45,7 +46,10 @@ type Options struct {
 	IdleTimeout time.Duration
 	// CreationTimeout is how long a client may take to open its streams. Default 30 s.
 	CreationTimeout time.Duration
-	Log             *slog.Logger
+	// KeepAlive is how long a connection without a session stays that asks for nothing more.
+	// Default 30 s.
+	KeepAlive time.Duration
+	Log       *slog.Logger
 }
 
 // Server is the streaming server. It listens from New until Close.
@@ -83,6 +87,7 @@ func New(o Options, targets Targets) (*Server, error) {
 	s.http = &http.Server{
 		Handler:           wholeFrames(s.sessions),
 		ReadHeaderTimeout: 10 * time.Second,
+		IdleTimeout:       cmp.Or(o.KeepAlive, 30*time.Second), // sessions have taken their connections over
 		BaseContext:       func(net.Listener) context.Context { return s.ctx },
 		ConnContext:       connContext,
 		ErrorLog:          slog.NewLogLogger(o.Log.Handler(), slog.LevelDebug),

@@ -163,6 +163,33 @@ func TestClientLeavesSilentSession(t *testing.T) {
 	}
 }
 
+// A connection that asks for nothing more is closed; a session in which nothing moves is not.
+func TestIdleConnectionsAreClosed(t *testing.T) {
+	s := newServerWith(t, Options{KeepAlive: 100 * time.Millisecond}, &fakes{exec: func(ctx context.Context, e runtime.ExecConfig) (runtime.Exit, error) {
+		_, err := io.ReadAll(e.Streams.Stdin)
+		return runtime.Exit{}, err
+	}})
+	session := dialSPDY(t, execURL(t, s, &v1.ExecRequest{Stdin: true, Stdout: true}), v4)
+	status, stdin := session.open("error"), session.open("stdin")
+	session.open("stdout")
+	conn, err := net.Dial("tcp", s.Addr().String())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close()
+	if err := conn.SetDeadline(time.Now().Add(5 * time.Second)); err != nil {
+		t.Fatal(err)
+	}
+	fmt.Fprint(conn, "GET /nothing HTTP/1.1\r\nHost: localhost\r\n\r\n")
+	if answer, err := io.ReadAll(conn); err != nil || !bytes.Contains(answer, []byte(" 404 ")) {
+		t.Errorf("answered %q, then %v", answer, err)
+	}
+	stdin.Close()
+	if got := readAll(t, status); !strings.Contains(got, "Success") {
+		t.Errorf("status of the session = %s", got)
+	}
+}
+
 func TestCloseEndsSessionsWithAnError(t *testing.T) {
 	s := newServer(t, &fakes{exec: func(ctx context.Context, e runtime.ExecConfig) (runtime.Exit, error) {
 		e.Streams.Stdout.Write([]byte("x"))
