@@ -5,6 +5,8 @@ import (
 	"bytes"
 	"context"
 	"errors"
+	"fmt"
+	"log/slog"
 	"os"
 	"os/exec"
 	"regexp"
@@ -150,6 +152,33 @@ func TestImpliedDeep(t *testing.T) {
 	}
 	if mib := (after.TotalAlloc - before.TotalAlloc) >> 20; mib > 100 {
 		t.Errorf("%d MiB are allocated for a directory 20,000 deep", mib)
+	}
+}
+
+// wideLayer is a tar of so many times 2000 directories that it does not describe: links lead
+// through them.
+func wideLayer(t testing.TB, links int) []byte {
+	t.Helper()
+	var headers []tar.Header
+	for i := range links {
+		name := fmt.Sprintf("a%d", i)
+		headers = append(headers,
+			tar.Header{Name: name, Typeflag: tar.TypeSymlink, Linkname: fmt.Sprintf("b%d", i) + strings.Repeat("/d", 1999)},
+			tar.Header{Name: name + "/x"})
+	}
+	return tarOf(t, headers...)
+}
+
+// A layer of very many implied directories is merged without a look at all of them.
+func TestImpliedMany(t *testing.T) {
+	var log bytes.Buffer
+	s := open(t, Options{Root: t.TempDir(), State: t.TempDir(), Log: slog.New(slog.NewTextHandler(&log, nil))})
+	dirs, err := s.Mount(t.Context(), ingestAll(t, s, tarOf(t, tar.Header{Name: "low"}), wideLayer(t, maxCompared/2000+1)))
+	if err != nil || len(dirs) != 1 {
+		t.Errorf("mounted on %v, want 1 directory: %v", dirs, err)
+	}
+	if !strings.Contains(log.String(), "than are compared") {
+		t.Errorf("the log has no reason: %s", &log)
 	}
 }
 
