@@ -64,8 +64,8 @@ func TestReleaseOfWhatDoesNotDie(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	// A process in the namespace whose parent, outside, does not reap it before it is told to.
-	parent := exec.Command("nsenter", "--target", strconv.Itoa(first.Process.Pid), "--pid", "--no-fork", "sh", "-c", "sleep 3600 & echo; read line; wait")
+	// A process in the namespace whose parent, outside, does not reap it as long as it lives.
+	parent := exec.Command("nsenter", "--target", strconv.Itoa(first.Process.Pid), "--pid", "--no-fork", "sh", "-c", "sleep 3600 & exec cat")
 	told, err := parent.StdinPipe()
 	if err != nil {
 		t.Fatal(err)
@@ -77,8 +77,11 @@ func TestReleaseOfWhatDoesNotDie(t *testing.T) {
 	if err := parent.Start(); err != nil {
 		t.Fatal(err)
 	}
-	defer func() { told.Close(); _ = first.Process.Kill(); _ = parent.Wait() }() // it says how the child ended
-	if _, err := io.ReadFull(ready, make([]byte, 1)); err != nil {
+	defer func() { told.Close(); _ = first.Process.Kill(); _ = parent.Wait() }()
+	if _, err := told.Write([]byte("x")); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := io.ReadFull(ready, make([]byte, 1)); err != nil { // the shell, which may reap, is no more
 		t.Fatal(err)
 	}
 	pidfd, err := openProcess(first.Process.Pid, st.start)
