@@ -12,7 +12,8 @@ import (
 )
 
 // The command line is compared with a file: what changes here changes which saved states
-// fit. After a change on purpose, layout gets another value, and UPDATE=1 rewrites them.
+// fit. After a change on purpose, layout gets another value if a state holds what has changed,
+// and UPDATE=1 rewrites them.
 func TestArguments(t *testing.T) {
 	sockets := map[string]int{socketQMP: 3, socketGovmm: 4, vmm.PortDaemon: 5, vmm.PortMonitor: 6}
 	s := vmm.Shape{Machine: "q35", Accelerator: vmm.AccelTCG, VCPUs: 2, MemoryMiB: 256, MaxMemoryMiB: 4096, Kernel: "/k", Initrd: "/i", Cmdline: "psi=1"}

@@ -77,7 +77,12 @@ func slotArgs() ([]string, error) {
 			Driver: govmm.VirtioBlock, ID: slot, File: "none", Transport: govmm.TransportPCI,
 			SCSI: true, WCE: true, ShareRW: true, // the first two stand for QEMU's defaults
 		}
-		dev, err := front(disk, "id="+slot)
+		properties := []string{"id=" + slot}
+		if i >= len(readOnly) {
+			// QEMU's default stops the whole machine when the host's disk is full.
+			properties = append(properties, "werror=report")
+		}
+		dev, err := front(disk, properties...)
 		if err != nil {
 			return nil, err
 		}

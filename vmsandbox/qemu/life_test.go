@@ -54,6 +54,7 @@ func TestTemplateAndClones(t *testing.T) {
 	checkSilent(ctx, t, m)
 	shareVolumes(t, g, c.Volumes)
 	exchangeDisks(ctx, t, m, g, layers)
+	fillHost(ctx, t, m, g)
 	addMemory(ctx, t, m, g)
 	mapped := mapFiles(ctx, t, m, g)
 	addMemory(ctx, t, m, g)
