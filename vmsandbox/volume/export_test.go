@@ -211,3 +211,34 @@ func TestCloseWhileInUse(t *testing.T) {
 	}
 	assertNoMounts(t, p.set.state.Dir+"/")
 }
+
+// An export that is made again shows what was shown, not what a link on the way leads to by now.
+func TestExportIsNotLedElsewhere(t *testing.T) {
+	p := newPod(t)
+	secret, dir := p.base+"/secret", p.base+"/hostpath/sub"
+	p.write(secret+"/data/f", "of the host")
+	p.write(dir+"/data/f", "old")
+	m := p.add("c", runtime.Mount{Source: dir + "/data"})
+	state, err := p.set.State()
+	if err != nil {
+		t.Fatal(err)
+	}
+	seen := filepath.Join(p.machine, filepath.Base(m.Source))
+	if err := errors.Join(p.set.Release(), detach(seen), os.Rename(dir, dir+".old"), os.Symlink(secret, dir)); err != nil {
+		t.Fatal(err)
+	}
+	p.set = p.open(Options{Dir: p.machine, State: state})
+	if b, err := os.ReadFile(seen + "/f"); !errors.Is(err, os.ErrNotExist) {
+		t.Errorf("the guest sees %q, %v", b, err)
+	}
+	if err := os.Remove(dir); err != nil {
+		t.Fatal(err)
+	}
+	if err := errors.Join(p.set.Release(), os.Rename(dir+".old", dir)); err != nil {
+		t.Fatal(err)
+	}
+	p.set = p.open(Options{Dir: p.machine, State: state})
+	if b, err := os.ReadFile(seen + "/f"); err != nil || string(b) != "old" {
+		t.Errorf("with the directory back the guest sees %q, %v", b, err)
+	}
+}

@@ -113,6 +113,24 @@ func TestReplacedFileIsNotWritten(t *testing.T) {
 	}
 }
 
+// As with a bind mount, the guest keeps the file that was mounted.
+func TestReplacedFileIsNotRead(t *testing.T) {
+	p := newPod(t)
+	file := p.base + "/hostpath/f"
+	p.write(file, "mounted")
+	m := p.add("c", runtime.Mount{Source: file, Readonly: true})
+	p.write(p.base+"/another", "of another file")
+	if err := os.Rename(p.base+"/another", file); err != nil {
+		t.Fatal(err)
+	}
+	for key := range p.set.state.Volumes {
+		p.set.mirrorAgain(key)
+	}
+	if got := p.read(m.Source); got != "mounted" {
+		t.Errorf("the guest has %q", got)
+	}
+}
+
 func TestWhichFilesAreCopied(t *testing.T) {
 	for name, c := range map[string]struct {
 		m      runtime.Mount

@@ -218,7 +218,7 @@ func (s *Set) exportAgain(v *volume) error {
 	if mounts.mountpoint(filepath.Join(s.state.Dir, v.Name)) != nil {
 		return nil
 	}
-	src, err := openSource(v.Source)
+	src, err := openResolved(v.Source)
 	if err != nil {
 		return err
 	}

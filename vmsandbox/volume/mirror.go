@@ -73,7 +73,7 @@ func (s *Set) mirror(ctx context.Context, v *volume) error {
 
 func readVolume(v *volume) (tree, error) {
 	if v.Kind == kindFile {
-		return readFile(v.Source)
+		return readFile(v)
 	}
 	return readTree(v.Source)
 }
@@ -138,7 +138,7 @@ func (s *Set) copyBack(ctx context.Context, v *volume) error {
 	}
 	v.Content = content
 	// The watcher finds what it expects then, and has nothing to tell the guest.
-	if t, err := readFile(v.Source); err == nil {
+	if t, err := readFile(v); err == nil {
 		v.Sums = t.sums()
 	}
 	return nil
@@ -147,7 +147,7 @@ func (s *Set) copyBack(ctx context.Context, v *volume) error {
 // rewrite replaces the content of the very file that was mounted, in place. One that has
 // been replaced or removed since is nobody's business any more.
 func rewrite(v *volume, content []byte) error {
-	fd, err := unix.Open(v.Source, unix.O_WRONLY|unix.O_NOFOLLOW|unix.O_NONBLOCK|unix.O_CLOEXEC, 0)
+	fd, err := openExactly(unix.AT_FDCWD, v.Source, unix.O_WRONLY|unix.O_NONBLOCK)
 	if errors.Is(err, unix.ENOENT) {
 		return nil
 	}
@@ -156,15 +156,20 @@ func rewrite(v *volume, content []byte) error {
 	}
 	f := os.NewFile(uintptr(fd), v.Source)
 	defer f.Close()
-	var st unix.Stat_t
-	if err := unix.Fstat(fd, &st); err != nil {
+	if same, err := v.same(fd); err != nil || !same {
 		return err
-	}
-	if st.Mode&unix.S_IFMT != unix.S_IFREG || st.Dev != v.Dev || st.Ino != v.Ino {
-		return nil
 	}
 	if _, err := f.WriteAt(content, 0); err != nil {
 		return err
 	}
 	return f.Truncate(int64(len(content)))
+}
+
+// same tells whether an open file is the very one that was mounted.
+func (v *volume) same(fd int) (bool, error) {
+	var st unix.Stat_t
+	if err := unix.Fstat(fd, &st); err != nil {
+		return false, err
+	}
+	return st.Mode&unix.S_IFMT == unix.S_IFREG && st.Dev == v.Dev && st.Ino == v.Ino, nil
 }

@@ -236,6 +236,43 @@ func TestMirrorFollowsNoLinks(t *testing.T) {
 	}
 }
 
+// A container that can write beside what is mirrored, through another mount, must not make the
+// daemon read what a link on the way there leads to.
+func TestMirrorIsNotLedElsewhere(t *testing.T) {
+	p := newPod(t)
+	secret, dir := p.base+"/secret", p.base+"/hostpath/sub"
+	for where, content := range map[string]string{secret: "of the host", dir: "old"} {
+		p.write(where+"/f", content)
+		p.publish(where+"/conf", "..v1", map[string]string{"k": content})
+	}
+	file := p.add("c", runtime.Mount{Source: dir + "/f", Readonly: true})
+	conf := p.add("c", runtime.Mount{Source: dir + "/conf", Destination: "/conf", Readonly: true})
+	look := func(when string) {
+		t.Helper()
+		for key := range p.set.state.Volumes {
+			if !p.set.mirrorAgain(key) {
+				t.Errorf("%s %s is tried again for ever", when, key)
+			}
+		}
+		if a, b := p.read(file.Source), p.read(conf.Source+"/k"); a != "old" || b != "old" {
+			t.Errorf("%s the guest has %q and %q", when, a, b)
+		}
+	}
+	if err := errors.Join(os.Rename(dir, dir+".old"), os.Symlink(secret, dir), os.Chmod(dir+".old/f", 0o600)); err != nil {
+		t.Fatal(err)
+	}
+	look("with a link on the way")
+	state, err := p.set.State()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := p.set.Release(); err != nil {
+		t.Fatal(err)
+	}
+	p.set = p.open(Options{Dir: p.set.state.Dir, State: state})
+	look("after a restart")
+}
+
 func TestBatches(t *testing.T) {
 	p := newPod(t)
 	dir := p.dir + "/volumes/kubernetes.io~configmap/conf"

@@ -38,16 +38,28 @@ func openSource(path string) (*source, error) {
 	if err != nil {
 		return nil, fmt.Errorf("resolve mount source %q: %w", path, err)
 	}
-	fd, err := unix.Open(resolved, unix.O_PATH|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0)
+	return openResolved(resolved)
+}
+
+// openResolved opens a source where it was found once, and nowhere else.
+func openResolved(path string) (*source, error) {
+	fd, err := openExactly(unix.AT_FDCWD, path, unix.O_PATH)
 	if err != nil {
 		return nil, fmt.Errorf("open mount source %q: %w", path, err)
 	}
-	s := &source{file: os.NewFile(uintptr(fd), resolved), path: resolved}
+	s := &source{file: os.NewFile(uintptr(fd), path), path: path}
 	if err := errors.Join(unix.Fstat(fd, &s.stat), unix.Fstatfs(fd, &s.fs)); err != nil {
 		s.close()
 		return nil, fmt.Errorf("stat mount source %q: %w", path, err)
 	}
 	return s, nil
+}
+
+// openExactly follows no symbolic link, wherever in the path it is. What was recorded of a volume
+// had none: a container that can write there may have put it in to lead elsewhere.
+func openExactly(dir int, path string, flags int) (int, error) {
+	how := unix.OpenHow{Flags: uint64(flags | unix.O_CLOEXEC), Resolve: unix.RESOLVE_NO_SYMLINKS}
+	return unix.Openat2(dir, path, &how)
 }
 
 func (s *source) close() { s.file.Close() }

@@ -55,7 +55,7 @@ func validData(target string) bool {
 // readTree reads a whole API volume in one state: it starts anew if the kubelet
 // exchanges ..data meanwhile. No symbolic link is followed.
 func readTree(dir string) (tree, error) {
-	root, err := unix.Open(dir, unix.O_RDONLY|unix.O_DIRECTORY|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0)
+	root, err := openMirrored(unix.AT_FDCWD, dir, unix.O_RDONLY|unix.O_DIRECTORY)
 	if err != nil {
 		return tree{}, fmt.Errorf("open volume: %w", err)
 	}
@@ -78,10 +78,24 @@ func readTree(dir string) (tree, error) {
 	return tree{}, fmt.Errorf("read volume that keeps changing: %w", errdefs.ErrUnavailable)
 }
 
-// readFile reads a single file as a tree of one.
-func readFile(file string) (tree, error) {
+// readFile reads a single file as a tree of one. As with a bind mount, another file that has
+// taken its name is not read.
+func readFile(v *volume) (tree, error) {
+	fd, err := openMirrored(unix.AT_FDCWD, v.Source, unix.O_RDONLY|unix.O_NONBLOCK)
+	if err != nil {
+		return tree{}, fmt.Errorf("open volume: %w", err)
+	}
+	f := os.NewFile(uintptr(fd), v.Source)
+	defer f.Close()
+	same, err := v.same(fd)
+	if err != nil {
+		return tree{}, fmt.Errorf("stat volume: %w", err)
+	}
+	if !same {
+		return tree{}, fmt.Errorf("volume is another file than was mounted: %w", errNotMirrored)
+	}
 	r := &treeReader{files: map[string]agent.File{}}
-	err := r.file(unix.AT_FDCWD, file, "")
+	err = r.content(f, "")
 	return tree{files: r.files}, err
 }
 
@@ -142,16 +156,17 @@ func (r *treeReader) entry(dir int, name, rel string) error {
 
 func (r *treeReader) file(dir int, name, rel string) error {
 	// Opening must not hang on a pipe that has taken the file's place.
-	fd, err := unix.Openat(dir, name, unix.O_RDONLY|unix.O_NOFOLLOW|unix.O_NONBLOCK|unix.O_CLOEXEC, 0)
-	if errors.Is(err, unix.ELOOP) || errors.Is(err, unix.ENXIO) { // a link, a socket
-		err = fmt.Errorf("%w: %w", errNotMirrored, err)
-	}
+	fd, err := openMirrored(dir, name, unix.O_RDONLY|unix.O_NONBLOCK)
 	if err != nil {
 		return fmt.Errorf("open %q of volume: %w", rel, err)
 	}
 	f := os.NewFile(uintptr(fd), name)
 	defer f.Close()
-	if err := r.note(fd, name, rel); err != nil {
+	return r.content(f, rel)
+}
+
+func (r *treeReader) content(f *os.File, rel string) error {
+	if err := r.note(int(f.Fd()), "", rel); err != nil {
 		return err
 	}
 	note := r.files[rel]
@@ -177,6 +192,14 @@ func (r *treeReader) note(fd int, name, rel string) error {
 	}
 	r.files[rel] = agent.File{Mode: st.Mode, UID: st.Uid, GID: st.Gid}
 	return nil
+}
+
+func openMirrored(dir int, name string, flags int) (int, error) {
+	fd, err := openExactly(dir, name, flags)
+	if errors.Is(err, unix.ELOOP) || errors.Is(err, unix.ENXIO) { // a link, a socket
+		err = fmt.Errorf("%w: %w", errNotMirrored, err)
+	}
+	return fd, err
 }
 
 func list(dir int) ([]string, error) {
