@@ -2,6 +2,7 @@ package node
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"log/slog"
 	"path/filepath"
@@ -67,6 +68,7 @@ type Node struct {
 	accelerator string
 	proof       accel.Options
 	disks       *disk.Store
+	watcher     *volume.Watcher
 	// found attaches and removes; it makes nothing.
 	found *template.Pool
 	// claimed are the machines that pods had when the node was made.
@@ -97,7 +99,7 @@ func New(o Options) (*Node, error) {
 	}
 	n.Driver, err = vmsandbox.NewDriver(vmsandbox.Options{
 		State: o.State, Machines: machines{n}, Mirrors: mirrors{o.Monitor, o.MaxLogLine}, Layers: o.Layers, Disks: n.disks,
-		Volumes: func(v vmsandbox.VolumeOptions) (vmsandbox.Volumes, error) { return volumes(v, o.Log) },
+		Volumes: n.volumes,
 		Network: o.Network, SystemdCgroup: o.SystemdCgroup, MaxMemoryMiB: o.Shape.MaxMemoryMiB, MaxLogLine: o.MaxLogLine, Log: o.Log,
 	})
 	if err != nil {
@@ -110,7 +112,7 @@ func New(o Options) (*Node, error) {
 }
 
 // volumes makes those of a pod; those of a checkpoint lie elsewhere than they did.
-func volumes(v vmsandbox.VolumeOptions, log *slog.Logger) (vmsandbox.Volumes, error) {
+func (n *Node) volumes(v vmsandbox.VolumeOptions) (vmsandbox.Volumes, error) {
 	if v.Moved != nil {
 		var moved []volume.Moved
 		for _, m := range v.Moved {
@@ -121,7 +123,7 @@ func volumes(v vmsandbox.VolumeOptions, log *slog.Logger) (vmsandbox.Volumes, er
 			return nil, err
 		}
 	}
-	return volume.New(volume.Options{Guest: v.Guest, Dir: v.Dir, Disk: v.Disk, State: v.State, Log: log})
+	return volume.New(volume.Options{Guest: v.Guest, Dir: v.Dir, Disk: v.Disk, Watcher: n.watcher, State: v.State, Log: n.log})
 }
 
 func prepare(o Options) (*Node, error) {
@@ -135,7 +137,7 @@ func prepare(o Options) (*Node, error) {
 	}
 	shape := o.shape()
 	n := &Node{
-		disks: disks, log: o.Log, ready: make(chan struct{}), rootfs: o.Rootfs,
+		disks: disks, watcher: volume.NewWatcher(), log: o.Log, ready: make(chan struct{}), rootfs: o.Rootfs,
 		options: template.Options{
 			Hypervisor: hypervisor, Dir: filepath.Join(o.State, "vm", "pool"), Shape: shape, Size: o.Pool,
 			Unshared: o.Unshared, Tap: network.MakeTap, Release: network.Remove,
@@ -215,13 +217,14 @@ func (n *Node) chooseRootfs() {
 // Close removes the machines that nobody has claimed; the others run on. A node that was
 // never started has made none.
 func (n *Node) Close() error {
+	err := n.watcher.Close()
 	if n.stop == nil {
-		return nil
+		return err
 	}
 	n.stop()
 	n.work.Wait()
 	if n.pool == nil {
-		return nil
+		return err
 	}
-	return n.pool.Close()
+	return errors.Join(err, n.pool.Close())
 }

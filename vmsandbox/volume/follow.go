@@ -57,16 +57,18 @@ func (f *follower) take() []string {
 	return keys
 }
 
-// watchVolume tells the follower of changes of a volume's source. The lock is held.
+// watchVolume tells the follower of changes of a volume's source, if that is not so yet. The
+// lock is held.
 func (s *Set) watchVolume(v *volume, key string) error {
-	if err := s.startFollowing(); err != nil {
-		return err
+	s.startFollowing()
+	if v.watched {
+		return nil
 	}
 	mask := uint32(watchDir)
 	if v.Kind == kindFile {
 		mask = watchFile
 	}
-	wd, err := s.watch.add(key, v.Source, mask)
+	wd, err := s.opts.Watcher.add(subject{&s.follow, key}, v.Source, mask)
 	if err != nil {
 		return err
 	}
@@ -75,35 +77,17 @@ func (s *Set) watchVolume(v *volume, key string) error {
 }
 
 func (s *Set) unwatch(v *volume, key string) {
-	if v.watched && s.watch != nil {
-		s.watch.remove(v.wd, key)
+	if v.watched {
+		s.opts.Watcher.remove(v.wd, subject{&s.follow, key})
 		v.watched = false
 	}
 }
 
-func (s *Set) startFollowing() error {
-	if s.watch == nil {
-		w, err := newWatcher(s.sourcesChanged)
-		if err != nil {
-			return err
-		}
-		s.watch = w
-	}
+func (s *Set) startFollowing() {
 	if !s.follow.started {
 		s.follow.started = true
 		s.follow.ended.Go(s.followChanges) // until the Set ends
 	}
-	return nil
-}
-
-// allVolumes stands for every key: the kernel lost events.
-const allVolumes = ""
-
-func (s *Set) sourcesChanged(keys []string) {
-	if keys == nil {
-		keys = []string{allVolumes}
-	}
-	s.follow.note(keys...)
 }
 
 func (s *Set) followChanges() {
@@ -134,37 +118,11 @@ func (s *Set) followChanges() {
 // bringUpToDate mirrors volumes anew and returns those that are to be tried again.
 func (s *Set) bringUpToDate(keys []string) (failed []string) {
 	for _, key := range keys {
-		if key != allVolumes {
-			if !s.mirrorAgain(key) {
-				failed = append(failed, key)
-			}
-			continue
-		}
-		all, ok := s.mirrored()
-		if !ok {
-			return []string{allVolumes}
-		}
-		for _, key := range all {
-			if !s.mirrorAgain(key) {
-				failed = append(failed, key)
-			}
+		if !s.mirrorAgain(key) {
+			failed = append(failed, key)
 		}
 	}
 	return failed
-}
-
-func (s *Set) mirrored() (keys []string, ok bool) {
-	_, release, err := s.acquire(s.alive)
-	if err != nil {
-		return nil, false
-	}
-	defer release()
-	for key, v := range s.state.Volumes {
-		if v.Kind == kindTree || v.Kind == kindFile {
-			keys = append(keys, key)
-		}
-	}
-	return keys, true
 }
 
 func (s *Set) mirrorAgain(key string) bool {
@@ -179,19 +137,23 @@ func (s *Set) mirrorAgain(key string) bool {
 		release()
 		return true
 	}
+	watchErr := s.watchVolume(v, key) // what could not be watched is tried again
 	err = s.mirror(ctx, v)
 	release()
+	if err == nil && s.opts.Changed != nil {
+		s.opts.Changed()
+	}
+	if err == nil {
+		err = watchErr
+	}
 	switch {
 	case err == nil:
-		if s.opts.Changed != nil {
-			s.opts.Changed()
-		}
 	case errors.Is(err, os.ErrNotExist):
 		// The kubelet is removing the volume: the guest keeps what it has.
 	case errors.Is(err, errNotMirrored):
 		s.opts.Log.Warn("volume cannot be mirrored any more, the guest keeps what it has", "source", v.Source, "error", err)
 	default:
-		s.opts.Log.Warn("volume is not up to date in the guest", "source", v.Source, "error", err)
+		s.opts.Log.Warn("volume is not up to date in the guest, or not followed", "source", v.Source, "error", err)
 		return false
 	}
 	return true

@@ -40,8 +40,14 @@ func TestInAGuest(t *testing.T) {
 		t.Fatalf("%v\n%s", err, out)
 	}
 	m := guesttest.Boot(t, guesttest.Config{Volumes: dir, Disks: map[string]string{"rw0": image}})
+	watcher := volume.NewWatcher()
+	t.Cleanup(func() {
+		if err := watcher.Close(); err != nil {
+			t.Error(err)
+		}
+	})
 	set, err := volume.New(volume.Options{
-		Guest: m.Guest, Dir: dir,
+		Guest: m.Guest, Dir: dir, Watcher: watcher,
 		Disk: func(ctx context.Context, _ int) (string, string, error) {
 			disk := agent.DirDisks + "/rw0"
 			return disk, "", m.Guest.Mount(ctx, agent.Mount{Slot: "rw0", Target: disk, Type: "ext4"})

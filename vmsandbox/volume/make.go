@@ -198,9 +198,8 @@ func (s *Set) resume() error {
 			known[v.Name] = true
 			err = s.exportAgain(v)
 		case kindTree, kindFile:
-			if err = s.watchVolume(v, key); err == nil {
-				s.follow.note(key)
-			}
+			err = s.watchVolume(v, key)
+			s.follow.note(key)
 		}
 		if err != nil {
 			// One volume that has gone must not make the pod unmanageable.

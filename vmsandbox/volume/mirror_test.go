@@ -157,25 +157,6 @@ func TestMirrorIsTriedAgain(t *testing.T) {
 	eventually(t, "success", func() bool { return p.read(m.Source+"/k") == "2" })
 }
 
-// The kernel drops events of a queue that is full and says so: everything is looked at.
-func TestLostEvents(t *testing.T) {
-	p := newPod(t)
-	dir := p.dir + "/volumes/kubernetes.io~secret/s"
-	p.publish(dir, "..v1", map[string]string{"k": "1"})
-	m := p.add("c", runtime.Mount{Source: dir, Readonly: true})
-	p.set.watch.mu.Lock()
-	clear(p.set.watch.names)
-	p.set.watch.mu.Unlock()
-	p.publish(dir, "..v2", map[string]string{"k": "2"})
-	event := make([]byte, unix.SizeofInotifyEvent)
-	event[5] = unix.IN_Q_OVERFLOW >> 8
-	if names, lost := p.set.watch.parse(event); !lost || names != nil {
-		t.Fatalf("overflow is %v, %t", names, lost)
-	}
-	p.set.sourcesChanged(nil)
-	eventually(t, "new state", func() bool { return p.read(m.Source+"/k") == "2" })
-}
-
 func TestLargeAPIVolumeIsShared(t *testing.T) {
 	for name, files := range map[string]map[string]string{
 		"file":    {"k": strings.Repeat("x", maxFile+1)},

@@ -23,6 +23,8 @@ type pod struct {
 	base  string
 	guest *fakeGuest
 	set   *Set
+	// watcher is that of all Sets of the pod.
+	watcher *Watcher
 	// machine is the directory made by MakeDir, root where the mount namespace of a
 	// stand-in for the hypervisor begins.
 	machine, root string
@@ -35,7 +37,12 @@ const disk = "/cricket/disks/rw0"
 func newPod(t *testing.T) *pod {
 	t.Helper()
 	base := t.TempDir()
-	p := &pod{t: t, base: base, dir: filepath.Join(base, "pods", "uid-1"), guest: newFakeGuest(t)}
+	p := &pod{t: t, base: base, dir: filepath.Join(base, "pods", "uid-1"), guest: newFakeGuest(t), watcher: NewWatcher()}
+	t.Cleanup(func() {
+		if err := p.watcher.Close(); err != nil {
+			t.Error(err)
+		}
+	})
 	p.mkdir(p.dir, 0o750)
 	p.mkdir(p.guest.path(disk), 0o755)
 	machine := filepath.Join(base, "machine", "volumes")
@@ -71,7 +78,7 @@ func slaveNamespace(t *testing.T) string {
 
 func (p *pod) open(o Options) *Set {
 	p.t.Helper()
-	o.Guest = p.guest
+	o.Guest, o.Watcher = p.guest, p.watcher
 	o.Disk = func(_ context.Context, nth int) (string, string, error) {
 		if nth < len(p.disks) {
 			return disk, p.disks[nth], nil

@@ -27,6 +27,8 @@ type Options struct {
 	// beginning with 0, and the host's file in which nothing else is kept, "" if there is
 	// none.
 	Disk func(ctx context.Context, nth int) (dir, file string, err error)
+	// Watcher is needed with a Guest, and shared with other Sets.
+	Watcher *Watcher
 	// State is what an earlier Set said of itself; nil for a pod's first.
 	State json.RawMessage
 	// Changed, if set, is called when State may have changed without a call of a method.
@@ -44,7 +46,6 @@ type Set struct {
 	// lock is held by whoever uses the fields below, over calls to the guest too.
 	lock  chan struct{}
 	state state
-	watch *watcher // nil until something is followed
 
 	follow follower
 }
@@ -302,9 +303,8 @@ func (s *Set) Release() error {
 	s.follow.wait()
 	s.lock <- struct{}{}
 	defer func() { <-s.lock }()
-	if s.watch != nil {
-		s.watch.close()
-		s.watch = nil
+	for key, v := range s.state.Volumes {
+		s.unwatch(v, key)
 	}
 	return nil
 }
