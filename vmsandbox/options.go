@@ -48,7 +48,8 @@ type Machine struct {
 	vmm.Machine
 	Guest   agent.Guest
 	Monitor GuestMonitor
-	// Open opens a stream to a service of the guest.
+	// Open opens a stream to a service of the guest, for whoever connects to the pod: there
+	// may be any number, which must not keep calls from the guest.
 	Open func(ctx context.Context, service string) (net.Conn, error)
 	// Ping asks the guest for a sign of life and waits for it.
 	Ping func(ctx context.Context) error

@@ -22,6 +22,8 @@ import (
 // call, is errdefs.ErrUnavailable. All methods are safe for concurrent use.
 type Client struct {
 	dial func(context.Context) (net.Conn, error)
+	// dialSession is that of execs and attaches; nil for dial.
+	dialSession func(context.Context) (net.Conn, error)
 	// onInput is told before a client brings input to a container.
 	onInput func(id string)
 	buffers buffers // of Log
@@ -29,6 +31,12 @@ type Client struct {
 
 // NewClient returns a client that reaches its monitor through dial.
 func NewClient(dial func(context.Context) (net.Conn, error)) *Client { return &Client{dial: dial} }
+
+// NewClientWithSessions is NewClient with another dial function for execs and attaches, which
+// there may be any number of at a time.
+func NewClientWithSessions(dial, session func(context.Context) (net.Conn, error)) *Client {
+	return &Client{dial: dial, dialSession: session}
+}
 
 // DialUnix returns a dial function for a monitor's socket.
 func DialUnix(path string) func(context.Context) (net.Conn, error) {
@@ -271,7 +279,11 @@ func (c *Client) open(ctx context.Context, op, id string, body any) (net.Conn, e
 		}
 		req.Body = b
 	}
-	conn, err := c.dial(ctx)
+	dial := c.dial
+	if c.dialSession != nil && (op == "exec" || op == "attach") {
+		dial = c.dialSession
+	}
+	conn, err := dial(ctx)
 	if err != nil {
 		return nil, fmt.Errorf("connect to monitor: %w: %w", errdefs.ErrUnavailable, err)
 	}

@@ -50,6 +50,14 @@ func (q *queue) read(p []byte) (n int) {
 	return n
 }
 
+// size is how many bytes are to be read.
+func (q *queue) size() (n int) {
+	for _, p := range q.parts {
+		n += len(p)
+	}
+	return n - q.from
+}
+
 func (q *queue) drop() { q.parts, q.from = nil, 0 }
 
 // pool keeps a few buffers for frames.

@@ -121,9 +121,20 @@ func (s *Session) end(cause error) {
 
 // Open asks the guest for a service, named by at most 64 printable bytes, and waits for
 // the answer. A service that the guest refuses is errdefs.ErrUnavailable. The connection
-// has the methods CloseWrite and HungUp besides those of net.Conn.
+// has the methods CloseWrite, HungUp and AwaitHangUp besides those of net.Conn.
 func (s *Session) Open(ctx context.Context, service string) (net.Conn, error) {
-	st, err := s.s.open(service)
+	return s.await(ctx, service, 0)
+}
+
+// OpenSpare is Open for what may be asked for any number of times, and kept for any time:
+// an eighth of the streams it leaves to the others. What finds no stream is
+// errdefs.ErrResourceExhausted.
+func (s *Session) OpenSpare(ctx context.Context, service string) (net.Conn, error) {
+	return s.await(ctx, service, s.s.opt.MaxStreams/8)
+}
+
+func (s *Session) await(ctx context.Context, service string, spare int) (net.Conn, error) {
+	st, err := s.s.open(service, spare)
 	if err != nil {
 		return nil, err
 	}
@@ -139,7 +150,7 @@ func (s *Session) Begin(ctx context.Context, service string) (net.Conn, error) {
 	if err := ctx.Err(); err != nil {
 		return nil, err
 	}
-	st, err := s.s.open(service)
+	st, err := s.s.open(service, 0)
 	if err != nil {
 		return nil, err
 	}

@@ -42,7 +42,8 @@ type Options struct {
 	// side: streams that are opened when it is nearly used up have smaller windows, of
 	// 32 KiB at least. Memory is at most twice that. The default is 16 MiB.
 	Budget int
-	// MaxStreams at the same time; the default is 256.
+	// MaxStreams at the same time; the default is 256. One that the host has closed does not
+	// count, though the guest's user has not noticed.
 	MaxStreams int
 	// Log may be nil.
 	Log *slog.Logger

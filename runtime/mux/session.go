@@ -60,13 +60,19 @@ func (s *session) enter(id uint32, service string) *stream {
 
 func (s *session) forget(st *stream) {
 	delete(s.streams, st.id)
-	s.granted -= st.granted
+	s.hold(st, st.in.size()) // which is to be read yet, if its user has not closed it
 	if !st.peerGone {
 		s.late[st.id] = late{
 			bytes: st.window, windows: st.limit - st.credit,
 			eof: !st.inEnd, answer: s.host && !st.answered,
 		}
 	}
+}
+
+// hold changes how much of the budget a stream takes.
+func (s *session) hold(st *stream, bytes int) {
+	s.granted += bytes - st.granted
+	st.granted = bytes
 }
 
 // fail ends the session. The first cause counts.
@@ -84,8 +90,8 @@ func (s *session) fail(cause error) {
 	close(s.done)
 }
 
-// open begins a stream.
-func (s *session) open(service string) (*stream, error) {
+// open begins a stream, unless fewer than spare would be left.
+func (s *session) open(service string, spare int) (*stream, error) {
 	if !validService(service) {
 		return nil, fmt.Errorf("open stream %.100q: %w", service, errdefs.ErrInvalidArgument)
 	}
@@ -94,7 +100,7 @@ func (s *session) open(service string) (*stream, error) {
 	if s.err != nil {
 		return nil, fmt.Errorf("open stream: %w", s.err)
 	}
-	if len(s.streams) >= s.opt.MaxStreams || s.last == 1<<32-1 {
+	if len(s.streams) >= s.opt.MaxStreams-spare || s.last == 1<<32-1 {
 		return nil, fmt.Errorf("open stream: too many: %w", errdefs.ErrResourceExhausted)
 	}
 	st := s.enter(s.last+1, service)

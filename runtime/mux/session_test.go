@@ -192,3 +192,82 @@ func TestOpenDeadline(t *testing.T) {
 		t.Error(s.Err())
 	}
 }
+
+// Streams that the host has closed are not among those it may have, however long the guest
+// takes to notice; nor does the host take their number amiss.
+func TestAbandonedStreams(t *testing.T) {
+	over := make(chan struct{})
+	s := pair(t, Options{MaxStreams: 3}, func(_ string, c net.Conn) {
+		defer c.Close()
+		if n, _ := c.Read(make([]byte, 1)); n > 0 {
+			<-over
+		}
+	})
+	defer close(over)
+	for range maxLate + 100 {
+		c := open(t, s, "x")
+		if _, err := c.Write([]byte("xyz")); err != nil {
+			t.Fatal(err)
+		}
+		c.Close()
+	}
+	open(t, s, "x").Close()
+	if err := s.Err(); err != nil {
+		t.Error(err)
+	}
+}
+
+// What is left to be read of a stream that the host has closed is within the budget, and
+// comes.
+func TestAbandonedStreamIsRead(t *testing.T) {
+	const size = 100 << 10
+	took, goOn, read := make(chan *stream), make(chan struct{}), make(chan int)
+	s := pair(t, Options{}, func(_ string, c net.Conn) {
+		if n, err := io.ReadFull(c, make([]byte, 10)); err != nil {
+			t.Errorf("%d bytes, %v", n, err)
+		}
+		c.(*stream).AwaitHangUp()
+		took <- c.(*stream)
+		<-goOn
+		b, _ := io.ReadAll(c)
+		c.Close()
+		read <- len(b)
+	})
+	c := open(t, s, "x")
+	if _, err := c.Write(pattern(size, 0)); err != nil {
+		t.Fatal(err)
+	}
+	c.Close()
+	st := <-took
+	granted := func() int {
+		st.s.link.mu.Lock()
+		defer st.s.link.mu.Unlock()
+		return st.s.granted
+	}
+	if n := granted(); n < size-10 || n > size { // it may have closed before anything was read
+		t.Errorf("%d bytes of the budget are in use", n)
+	}
+	close(goOn)
+	if n := <-read; n != size-10 {
+		t.Errorf("%d bytes were read", n)
+	}
+	if n := granted(); n != 0 {
+		t.Errorf("%d bytes of the budget are in use at the end", n)
+	}
+}
+
+// Whatever clients keep open, there are streams for others.
+func TestSpareStreams(t *testing.T) {
+	s := pair(t, Options{MaxStreams: 16}, echo)
+	for range 14 {
+		c, err := s.OpenSpare(t.Context(), "x")
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer c.Close()
+	}
+	if _, err := s.OpenSpare(t.Context(), "x"); !errdefs.IsResourceExhausted(err) {
+		t.Errorf("one more: %v", err)
+	}
+	open(t, s, "x").Close()
+}

@@ -231,6 +231,9 @@ func (st *stream) Close() error {
 func (st *stream) shut(refusal string) {
 	st.closed = true
 	st.in.drop()
+	if st.gone {
+		st.s.hold(st, 0)
+	}
 	st.readBy.stop()
 	st.writeBy.stop()
 	st.changed.Broadcast()
@@ -264,7 +267,18 @@ func (st *stream) giveUp() {
 func (st *stream) HungUp() bool {
 	st.s.link.mu.Lock()
 	defer st.s.link.mu.Unlock()
-	return st.peerGone || st.closed || st.s.err != nil
+	return st.hungUp()
+}
+
+func (st *stream) hungUp() bool { return st.peerGone || st.closed || st.s.err != nil }
+
+// AwaitHangUp returns when nobody is at the other end any more, or this one is closed.
+func (st *stream) AwaitHangUp() {
+	st.s.link.mu.Lock()
+	defer st.s.link.mu.Unlock()
+	for !st.hungUp() {
+		st.changed.Wait()
+	}
 }
 
 // Refuse closes a stream that was handed to accept and not used yet, and says why to
@@ -291,11 +305,13 @@ func (st *stream) deliver(f *frame, d *decoder) {
 	}
 }
 
-// hangUp takes the other side's final frame.
+// hangUp takes the other side's final frame. Whoever serves a host that has gone may take
+// any time to notice, as a process does that runs on: the guest has done with the stream at
+// once, or those that were abandoned would be all it may have.
 func (st *stream) hangUp(refused error) {
 	st.inEnd, st.peerGone, st.refused = true, true, refused
 	st.out.drop()
-	if refused != nil || st.closed {
+	if refused != nil || st.closed || !st.s.host {
 		st.closeUnused()
 	}
 	st.changed.Broadcast()

@@ -81,7 +81,7 @@ func (m machines) Remove(ctx context.Context, id string) error { return m.found.
 
 func machineOf(vm *template.VM) *vmsandbox.Machine {
 	return &vmsandbox.Machine{
-		Machine: vm.Machine, Guest: vm.Guest, Monitor: vm.Monitor, Open: vm.Session.Open, Ping: vm.Ping, Lost: vm.Session.Done(), Why: vm.Session.Err,
+		Machine: vm.Machine, Guest: vm.Guest, Monitor: vm.Monitor, Open: vm.Session.OpenSpare, Ping: vm.Ping, Lost: vm.Session.Done(), Why: vm.Session.Err,
 		NetNS: vm.NetNS, Volumes: vm.Volumes, Mounted: vm.Mounted, Release: vm.Close,
 	}
 }

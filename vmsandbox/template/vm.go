@@ -106,7 +106,10 @@ func connect(ctx context.Context, m vmm.Machine) (*VM, error) {
 		return nil, err
 	}
 	vm := &VM{Machine: m, Session: s, Guest: agent.NewClient(s.Open), left: make(chan struct{})}
-	vm.Monitor = monitor.NewClient(func(ctx context.Context) (net.Conn, error) { return s.Open(ctx, agent.ServiceMonitor) })
+	vm.Monitor = monitor.NewClientWithSessions(
+		func(ctx context.Context) (net.Conn, error) { return s.Open(ctx, agent.ServiceMonitor) },
+		func(ctx context.Context) (net.Conn, error) { return s.OpenSpare(ctx, agent.ServiceMonitor) },
+	)
 	return vm, nil
 }
 
