@@ -9,6 +9,7 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"time"
 
 	"github.com/containerd/errdefs"
 
@@ -74,22 +75,40 @@ func forward(ctx context.Context, number string, c net.Conn) error {
 	return nil
 }
 
-// join copies both ways until both have ended, or one has failed.
-func join(a, b net.Conn) error {
-	var both sync.WaitGroup
-	errs := make(chan error, 2)
-	for _, way := range [][2]net.Conn{{a, b}, {b, a}} {
-		both.Go(func() {
-			_, err := io.Copy(way[0], way[1])
-			if err != nil {
-				a.Close()
-				b.Close()
-			} else if half, ok := way[0].(interface{ CloseWrite() error }); ok {
-				err = half.CloseWrite()
-			}
-			errs <- err
+// parting is how long what a host has sent may take to go on when it has hung up.
+const parting = 5 * time.Second
+
+// join copies both ways until both have ended, one has failed, or the host has hung up and
+// what it had sent has gone on: an answer would reach nobody.
+func join(c, to net.Conn) error {
+	var both, watch sync.WaitGroup
+	errs, asked := make(chan error, 2), make(chan struct{})
+	both.Go(func() { defer close(asked); errs <- pass(to, c) })
+	both.Go(func() { errs <- pass(c, to) })
+	if host, ok := c.(interface{ AwaitHangUp() }); ok { // of runtime/mux
+		watch.Go(func() {
+			host.AwaitHangUp()
+			_ = to.SetWriteDeadline(time.Now().Add(parting)) // a closed one says so in Write
+			<-asked
+			to.Close()
 		})
 	}
 	both.Wait()
+	c.Close()
+	watch.Wait()
 	return <-errs
+}
+
+// pass copies until the end, and passes that on; an error ends the other way too.
+func pass(to, from net.Conn) error {
+	_, err := io.Copy(to, from)
+	if err != nil {
+		to.Close()
+		from.Close()
+		return err
+	}
+	if half, ok := to.(interface{ CloseWrite() error }); ok {
+		return half.CloseWrite()
+	}
+	return nil
 }
