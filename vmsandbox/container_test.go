@@ -46,7 +46,8 @@ func TestImageSlots(t *testing.T) {
 	}
 }
 
-// A slot is not used again if nobody knows what the guest sees there.
+// A slot is not used again as long as there are others, if nobody knows what the guest sees
+// there.
 func TestDoubtfulSlots(t *testing.T) {
 	w := newWorld(t)
 	p := running(t, w, podConfig(t))
@@ -64,6 +65,40 @@ func TestDoubtfulSlots(t *testing.T) {
 	c := started(t, p, containerConfig("g"))
 	if got := machineOf(w, p).monitor.containers[c.(*container).id].request.Rootfs.Lower[0]; got != "/cricket/disks/ro1" {
 		t.Errorf("the image is in %s", got)
+	}
+}
+
+// When attempts that failed have all slots, the next one empties one of them.
+func TestFailedAttemptsLeaveSlots(t *testing.T) {
+	w := newWorld(t)
+	p := running(t, w, podConfig(t))
+	slots, _ := vmm.Slots()
+	for _, slot := range slots {
+		w.failing = "set " + slot + " 1"
+		if _, err := p.NewContainer(t.Context(), containerConfig("a")); !errors.Is(err, errBroken) {
+			t.Errorf("slot %s: %v", slot, err)
+		}
+	}
+	w.failing = "clear ro0"
+	for range 2 { // a slot that cannot be emptied is tried again
+		if _, err := p.NewContainer(t.Context(), containerConfig("a")); !errors.Is(err, errBroken) {
+			t.Error(err)
+		}
+	}
+	w.failing, w.calls = "", nil
+	c := started(t, p, containerConfig("a"))
+	if got := lowerOf(w, p, c); got != "/cricket/disks/ro0" {
+		t.Errorf("the image is in %s", got)
+	}
+	var order []int
+	for _, call := range []string{"unmount /cricket/disks/ro0", "clear ro0", "set ro0 1", "mount erofs /cricket/disks/ro0"} {
+		order = append(order, slices.Index(w.calls, call))
+	}
+	if order[0] < 0 || !slices.IsSorted(order) {
+		t.Errorf("calls = %q", w.calls)
+	}
+	if key := p.snapshot().Images["ro0"]; strings.HasPrefix(key, attempt) {
+		t.Errorf("slot has %q", key)
 	}
 }
 

@@ -112,10 +112,11 @@ func (p *pod) changeImages(f func(map[string]string)) error {
 }
 
 // attempt marks a slot that a disk is on its way into or out of. If that breaks off, nobody
-// knows how far the guest has got, and the slot is left alone.
+// knows how far the guest has got, and the slot is left alone as long as there are others.
 const attempt = "attempt "
 
-// freeImageSlot takes a slot that has no disk, or one whose image no container uses.
+// freeImageSlot takes a slot that has no disk, one whose image no container uses, or at last
+// one that an attempt has left half way: it is emptied whatever is there.
 func (p *pod) freeImageSlot(ctx context.Context, images map[string]string) (string, error) {
 	slots, _ := vmm.Slots()
 	for _, slot := range slots {
@@ -129,6 +130,11 @@ func (p *pod) freeImageSlot(ctx context.Context, images map[string]string) (stri
 	}
 	for _, slot := range slots {
 		if key := images[slot]; !used[key] && !strings.HasPrefix(key, attempt) {
+			return slot, p.emptySlot(ctx, slot, key)
+		}
+	}
+	for _, slot := range slots {
+		if key, ok := strings.CutPrefix(images[slot], attempt); ok {
 			return slot, p.emptySlot(ctx, slot, key)
 		}
 	}
