@@ -16,6 +16,7 @@ import (
 	"github.com/cricket-cri/cricket/runtime"
 	"github.com/cricket-cri/cricket/runtime/monitor"
 	"github.com/cricket-cri/cricket/runtime/procstat"
+	"github.com/cricket-cri/cricket/runtime/rmtree"
 	"github.com/cricket-cri/cricket/runtime/spec"
 )
 
@@ -145,7 +146,7 @@ func (c *container) Remove(ctx context.Context) error {
 	if err := c.removeCgroup(); err != nil {
 		return err
 	}
-	if err := removeAll(c.pod.driver.bundle(c.id)); err != nil {
+	if err := rmtree.Remove(c.pod.driver.bundle(c.id)); err != nil {
 		return fmt.Errorf("remove bundle: %w", err)
 	}
 	if err := c.removeLayer(); err != nil {
@@ -173,11 +174,11 @@ func (c *container) removeCgroup() error {
 func (c *container) removeLayer() error {
 	dir := c.pod.driver.layerDir(c.id)
 	for _, name := range []string{"upper", "work"} {
-		if err := removeAll(filepath.Join(dir, name)); err != nil {
+		if err := rmtree.Remove(filepath.Join(dir, name)); err != nil {
 			return fmt.Errorf("remove writable layer: %w", err)
 		}
 	}
-	if err := c.pod.driver.withoutQuota(dir, removeAll); err != nil {
+	if err := c.pod.driver.withoutQuota(dir, rmtree.Remove); err != nil {
 		return fmt.Errorf("remove writable layer: %w", err)
 	}
 	return nil

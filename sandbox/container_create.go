@@ -17,6 +17,7 @@ import (
 	"github.com/cricket-cri/cricket/runtime"
 	"github.com/cricket-cri/cricket/runtime/flow"
 	"github.com/cricket-cri/cricket/runtime/monitor"
+	"github.com/cricket-cri/cricket/runtime/rmtree"
 	"github.com/cricket-cri/cricket/runtime/spec"
 )
 
@@ -121,7 +122,7 @@ func (c *creation) makeDirs() (err error) {
 }
 
 func (c *creation) removeDirs() error {
-	return errors.Join(removeAll(c.pod.driver.bundle(c.id)), c.removeLayer())
+	return errors.Join(rmtree.Remove(c.pod.driver.bundle(c.id)), c.removeLayer())
 }
 
 // mountLayers says what the monitor has to stack: the layers themselves are mounted

@@ -10,6 +10,7 @@ import (
 	"github.com/containerd/errdefs"
 
 	"github.com/cricket-cri/cricket/runtime"
+	"github.com/cricket-cri/cricket/runtime/rmtree"
 )
 
 // makeLayerDir makes the directory of a container's writable layer together with the
@@ -30,7 +31,7 @@ func (k *Kernel) makeLayerDir(id, owner string) error {
 		err = os.Rename(half, dir)
 	}
 	if err != nil {
-		return errors.Join(err, k.withoutQuota(half, removeAll))
+		return errors.Join(err, k.withoutQuota(half, rmtree.Remove))
 	}
 	return nil
 }
@@ -40,7 +41,7 @@ func (k *Kernel) removeHalfLayers() error {
 	names, err := readNames(k.layerDir(""))
 	for _, name := range names {
 		if strings.HasPrefix(name, newPrefix) {
-			err = errors.Join(err, k.withoutQuota(k.layerDir(name), removeAll))
+			err = errors.Join(err, k.withoutQuota(k.layerDir(name), rmtree.Remove))
 		}
 	}
 	return err

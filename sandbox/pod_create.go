@@ -15,6 +15,7 @@ import (
 	"github.com/cricket-cri/cricket/runtime"
 	"github.com/cricket-cri/cricket/runtime/flow"
 	"github.com/cricket-cri/cricket/runtime/monitor"
+	"github.com/cricket-cri/cricket/runtime/rmtree"
 	"github.com/cricket-cri/cricket/sandbox/cni"
 	"github.com/cricket-cri/cricket/sandbox/netns"
 )
@@ -29,7 +30,7 @@ func (k *Kernel) Create(ctx context.Context, c Config) (Sandbox, error) {
 		flow.Step{
 			Name: "make directory",
 			Do:   func(context.Context) error { return p.makeDir() },
-			Undo: func(context.Context) error { return removeAll(p.dir()) },
+			Undo: func(context.Context) error { return rmtree.Remove(p.dir()) },
 		},
 		flow.Step{
 			Name: "make cgroup",
@@ -103,7 +104,7 @@ func (p *pod) makeDir() error {
 		err = p.writeState()
 	}
 	if err != nil {
-		return errors.Join(fmt.Errorf("fill sandbox directory: %w", err), removeAll(p.dir()))
+		return errors.Join(fmt.Errorf("fill sandbox directory: %w", err), rmtree.Remove(p.dir()))
 	}
 	return nil
 }

@@ -11,6 +11,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/cricket-cri/cricket/runtime/flow"
+	"github.com/cricket-cri/cricket/runtime/rmtree"
 )
 
 // killBudget is how long killed containers may take to die.
@@ -105,7 +106,7 @@ func (p *pod) Remove(ctx context.Context) error {
 		flow.Step{Name: "unmount shared memory", Do: func(context.Context) error { return p.unmountShm() }},
 		flow.Step{Name: "remove cgroup", Do: p.removeCgroup},
 		// The directory goes last: as long as it is there, Sweep knows of the sandbox.
-		flow.Step{Name: "remove directory", Do: func(context.Context) error { return removeAll(p.dir()) }},
+		flow.Step{Name: "remove directory", Do: func(context.Context) error { return rmtree.Remove(p.dir()) }},
 	)
 }
 

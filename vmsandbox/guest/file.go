@@ -12,6 +12,7 @@ import (
 	"github.com/containerd/errdefs"
 	"golang.org/x/sys/unix"
 
+	"github.com/cricket-cri/cricket/runtime/rmtree"
 	"github.com/cricket-cri/cricket/vmsandbox/agent"
 )
 
@@ -194,12 +195,12 @@ func remove(path string) error {
 		return err
 	}
 	defer p.close()
-	root, err := os.OpenRoot("/proc/self/fd/" + strconv.Itoa(p.fd()))
-	if err != nil {
-		return fileError(err)
-	}
-	defer func() { _ = root.Close() }() // it was only looked through
-	if err := root.RemoveAll(p.name); err != nil {
+	return p.remove()
+}
+
+// remove takes away what is at a place, whatever it is.
+func (p place) remove() error {
+	if err := rmtree.RemoveAt(p.dir, p.name); err != nil {
 		return fileError(err)
 	}
 	return nil

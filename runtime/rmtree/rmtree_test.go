@@ -1,4 +1,4 @@
-package sandbox
+package rmtree
 
 import (
 	"errors"
@@ -14,10 +14,10 @@ import (
 
 // A tree that is deeper than a process can have descriptors, and than any path, is removed
 // with few of them.
-func TestRemoveAllOfDeepTree(t *testing.T) {
+func TestRemoveOfDeepTree(t *testing.T) {
 	const env = "CRICKET_TEST_DEEP_TREE"
 	if dir := os.Getenv(env); dir != "" {
-		if err := removeAll(dir); err != nil {
+		if err := Remove(dir); err != nil {
 			t.Fatal(err)
 		}
 		return
@@ -60,7 +60,7 @@ func deepTree(t *testing.T, dir string, depth int) {
 	unix.Close(at)
 }
 
-func TestRemoveAll(t *testing.T) {
+func TestRemove(t *testing.T) {
 	flag := func(t *testing.T, path string, flag int) {
 		t.Helper()
 		f, err := os.Open(path)
@@ -115,7 +115,7 @@ func TestRemoveAll(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			dir := filepath.Join(t.TempDir(), "tree")
 			fill(t, dir)
-			if err := removeAll(dir); err != nil {
+			if err := Remove(dir); err != nil {
 				t.Fatal(err)
 			}
 			if _, err := os.Lstat(dir); !errors.Is(err, os.ErrNotExist) {
@@ -126,7 +126,7 @@ func TestRemoveAll(t *testing.T) {
 			}
 		})
 	}
-	if err := removeAll(filepath.Join(outside, "in", "a file")); err == nil {
+	if err := Remove(filepath.Join(outside, "in", "a file")); err == nil {
 		t.Error("a directory that is a file is no error")
 	}
 }

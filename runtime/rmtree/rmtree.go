@@ -1,4 +1,7 @@
-package sandbox
+// Package rmtree removes trees that somebody else has filled, a container for instance,
+// whatever stands in them: files can be immutable, and directories so deep in each other that
+// there is no path to them and no descriptor for each. No link is followed.
+package rmtree
 
 import (
 	"errors"
@@ -11,10 +14,9 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// removeAll removes a tree whatever stands in it: a container can make files immutable, and
-// directories so deep in each other that there is no path to them and no descriptor for each.
-// Nobody may change the tree meanwhile. That it is not there is no error.
-func removeAll(path string) error {
+// Remove removes the file or tree at path. Nobody may change the tree meanwhile. That it is not
+// there is no error.
+func Remove(path string) error {
 	parent, err := os.OpenFile(filepath.Dir(path), unix.O_PATH|unix.O_DIRECTORY, 0)
 	if errors.Is(err, os.ErrNotExist) {
 		return nil
@@ -23,11 +25,16 @@ func removeAll(path string) error {
 		return err
 	}
 	defer parent.Close()
-	r := remover{}
-	if err := r.remove(parent, filepath.Base(path), 0); err != nil {
+	if err := RemoveAt(parent, filepath.Base(path)); err != nil {
 		return fmt.Errorf("remove %s: %w", path, err)
 	}
 	return nil
+}
+
+// RemoveAt is Remove for a name in a directory, which may be open for its path only.
+func RemoveAt(dir *os.File, name string) error {
+	r := remover{}
+	return r.remove(dir, name, 0)
 }
 
 const (
