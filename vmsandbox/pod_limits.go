@@ -6,8 +6,11 @@ import (
 	"math"
 	"slices"
 
+	"github.com/containerd/errdefs"
+
 	"github.com/cricket-cri/cricket/runtime"
 	"github.com/cricket-cri/cricket/runtime/spec"
+	"github.com/cricket-cri/cricket/vmsandbox/vmm"
 )
 
 const (
@@ -73,18 +76,20 @@ func (p *pod) grow(ctx context.Context, limits int64) error {
 	if want <= has {
 		return nil
 	}
-	step := (want - has + memoryStep - 1) / memoryStep * memoryStep
-	if has+step > most {
-		step = (most - has) / memoryStep * memoryStep
-	}
+	step := memoryToAdd(has, want, most, len(s.Pieces))
 	if step <= 0 {
 		return nil
 	}
-	if err := p.machine.AddMemory(ctx, step); err != nil {
+	err := p.machine.AddMemory(ctx, step)
+	if errdefs.IsResourceExhausted(err) {
+		p.driver.opts.Log.Warn("machine takes no more memory than it has", "sandbox", p.id, "wanted", want, "error", err)
+		return nil
+	}
+	if err != nil {
 		return fmt.Errorf("add memory: %w", err)
 	}
 	// What was added stays added, also if the guest does not take it.
-	err := p.change(func(s *podState) { s.Added, s.Pieces = s.Added+step, append(slices.Clone(s.Pieces), step) })
+	err = p.change(func(s *podState) { s.Added, s.Pieces = s.Added+step, append(slices.Clone(s.Pieces), step) })
 	if err != nil {
 		return err
 	}
@@ -92,6 +97,18 @@ func (p *pod) grow(ctx context.Context, limits int64) error {
 		return fmt.Errorf("take memory into use: %w", err)
 	}
 	return nil
+}
+
+// memoryToAdd is how many bytes a machine that has some is to get, in whole steps: what it
+// wants and, when half of the pieces in which it can grow are used up, a quarter of what it
+// has at least, so that the others last.
+func memoryToAdd(has, want, most int64, pieces int) int64 {
+	add := want - has
+	if pieces >= vmm.MemoryPieces/2 {
+		add = max(add, has/4)
+	}
+	add = (add + memoryStep - 1) / memoryStep * memoryStep
+	return min(add, (most-has)/memoryStep*memoryStep)
 }
 
 // growTo makes room for a limit of all containers together.

@@ -12,6 +12,7 @@ import (
 	"github.com/containerd/errdefs"
 
 	"github.com/cricket-cri/cricket/runtime"
+	"github.com/cricket-cri/cricket/vmsandbox/vmm"
 )
 
 // grown makes the machine large enough for a container with a limit in bytes.
@@ -77,6 +78,40 @@ func TestMemoryIsNotThere(t *testing.T) {
 	}
 	if m := p.container(idOf(c)).record().Memory; m != 0 {
 		t.Errorf("a limit of %d is noted", m)
+	}
+}
+
+// A machine that grows a little at a time has memory for all limits in so many pieces as it
+// takes.
+func TestMemoryGrowsInFewPieces(t *testing.T) {
+	w := newWorld(t)
+	p := running(t, w, podConfig(t))
+	p.driver.opts.MaxMemoryMiB = 8192
+	c := started(t, p, containerConfig("a"))
+	for limit := int64(256 << 20); limit <= 6<<30; limit += memoryStep {
+		if err := grown(t, p, c, limit); err != nil {
+			t.Fatal(err)
+		}
+		if s := p.snapshot(); int64(s.Guest.MemoryBytes)+s.Added < limit+guestReserve {
+			t.Fatalf("the machine has grown by %d MiB for %d", s.Added>>20, limit>>20)
+		}
+	}
+	if n := len(p.snapshot().Pieces); n > vmm.MemoryPieces {
+		t.Errorf("%d pieces: %q", n, w.since(0))
+	}
+}
+
+// Who finds that a machine takes no more pieces gets what there is.
+func TestMemoryTakesNoMorePieces(t *testing.T) {
+	w := newWorld(t)
+	p := running(t, w, podConfig(t))
+	c := started(t, p, containerConfig("a"))
+	w.failing, w.failure = "add memory 128", errdefs.ErrResourceExhausted
+	if err := grown(t, p, c, 300<<20); err != nil {
+		t.Error(err)
+	}
+	if s := p.snapshot(); s.Added != 0 || w.has("online") {
+		t.Errorf("%d MiB count as added: %q", s.Added>>20, w.since(0))
 	}
 }
 

@@ -30,9 +30,6 @@ const memoryStep = 128 << 20
 // added memory. It costs nothing as long as it is empty.
 const mapRoomMiB = 16 << 10
 
-// dimms bounds how often memory can be added.
-const dimms = 16
-
 // inherited collects the descriptors that QEMU gets.
 type inherited struct {
 	files []*os.File
@@ -129,7 +126,7 @@ func cpuModel(s vmm.Shape) string {
 }
 
 func memorySize(s vmm.Shape) string {
-	return fmt.Sprintf("size=%dM,slots=%d,maxmem=%dM", s.MemoryMiB, dimms, max(s.MemoryMiB, s.MaxMemoryMiB)+mapRoomMiB)
+	return fmt.Sprintf("size=%dM,slots=%d,maxmem=%dM", s.MemoryMiB, vmm.MemoryPieces, max(s.MemoryMiB, s.MaxMemoryMiB)+mapRoomMiB)
 }
 
 // memoryBackend names the file by its descriptor. govmm cannot say whether writes are

@@ -6,6 +6,8 @@ import (
 	"fmt"
 
 	"github.com/containerd/errdefs"
+
+	"github.com/cricket-cri/cricket/vmsandbox/vmm"
 )
 
 // dimmType is what QEMU calls added memory, apart from mapped files.
@@ -33,7 +35,7 @@ func (m *machine) AddMemory(ctx context.Context, bytes int64) error {
 		}
 		end = max(end, p.end())
 	}
-	if total > int64(m.record.MaxMemoryMiB)<<20 || pieces >= dimms {
+	if total > int64(m.record.MaxMemoryMiB)<<20 || pieces >= vmm.MemoryPieces {
 		return fmt.Errorf("add memory: %d bytes in %d pieces are more than the machine takes: %w", total, pieces+1, errdefs.ErrResourceExhausted)
 	}
 	if err := m.plugMemory(ctx, fmt.Sprintf("more%d", pieces), bytes, end); err != nil {

@@ -45,7 +45,8 @@ type Machine interface {
 	SetDisk(ctx context.Context, slot string, d Disk) error
 	// ClearDisk makes a slot empty again. The guest must have let go of it.
 	ClearDisk(ctx context.Context, slot string) error
-	// AddMemory gives the guest so many bytes more, a multiple of 128 MiB.
+	// AddMemory gives the guest so many bytes more, a multiple of 128 MiB. Beyond the most it
+	// may have, or MemoryPieces calls, it is errdefs.ErrResourceExhausted.
 	AddMemory(ctx context.Context, bytes int64) error
 	// Socket is the path of the unix socket behind one of the machine's ports.
 	Socket(port string) string
@@ -167,6 +168,9 @@ type Disk struct {
 	// Limits of throughput; 0 is none.
 	BytesPerSecond int64
 }
+
+// MemoryPieces is how often memory can be added to a machine.
+const MemoryPieces = 16
 
 // Slots of disks: six read-only ones for images, six writable ones. In the guest a slot
 // is a virtio block device whose serial number is the slot's name. It seems to be of the
