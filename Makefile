@@ -36,7 +36,7 @@ run: setup build ## set the machine up and run cricketd in the foreground
 	@echo
 	@PATH="$(CURDIR)/bin:$$PATH" exec bin/cricketd
 
-test: ## everything that a change must pass: vet, lint, unit, race, conformance, integration and critest for both hulls, the benchmark as a gate
+test: ## everything that a change must pass: vet, lint, unit, race, failing steps, conformance, integration and critest for both hulls
 	@hack/setup test
 	@# One failure does not keep the others from being seen.
 	$(MAKE) --keep-going build race test-failpoints test-conformance test-vm test-integration test-integration-vm-quick test-trees test-critest test-critest-vm lint
