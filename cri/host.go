@@ -55,6 +55,12 @@ func (s *Server) hostFor(handler string) hostFacts {
 	return s.host
 }
 
+// isMachine tells whether pods of a handler have a kernel of their own.
+func (s *Server) isMachine(handler string) bool {
+	d := s.opts.Drivers[handler]
+	return d != nil && d.Features().OwnKernel
+}
+
 // hostOf adds what depends on the runtime handler.
 func (s *Server) hostOf(d sandbox.Driver) hostFacts {
 	h, f := s.host, d.Features()

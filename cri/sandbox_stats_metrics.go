@@ -154,7 +154,7 @@ func (s *Server) countProcesses(ctx context.Context, r *store.Container) *runtim
 	if !ok {
 		return nil
 	}
-	if !s.isMachine(r.SandboxID) {
+	if pod, err := s.store.Sandboxes.Get(r.SandboxID); err != nil || !s.isMachine(pod.Handler) {
 		var cancel context.CancelFunc
 		ctx, cancel = context.WithTimeout(ctx, countTime)
 		defer cancel()
@@ -168,15 +168,6 @@ func (s *Server) countProcesses(ctx context.Context, r *store.Container) *runtim
 		return nil
 	}
 	return &p
-}
-
-func (s *Server) isMachine(sandbox string) bool {
-	r, err := s.store.Sandboxes.Get(sandbox)
-	if err != nil {
-		return false
-	}
-	d := s.opts.Drivers[r.Handler]
-	return d != nil && d.Features().OwnKernel
 }
 
 func values(table []metric, m *measured, labels []string) []*v1.Metric {

@@ -72,8 +72,7 @@ const guestBudget = 30 * time.Second
 // on a kernel that goes on. A machine takes its own along, whatever its guest says or does
 // not say.
 func (s *Server) endContainers(ctx context.Context, rec *store.Sandbox) error {
-	d := s.opts.Drivers[rec.Handler]
-	if d == nil || !d.Features().OwnKernel {
+	if !s.isMachine(rec.Handler) {
 		return s.killContainers(ctx, rec.ID)
 	}
 	bounded, cancel := context.WithTimeout(ctx, guestBudget)

@@ -14,6 +14,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/cricket-cri/cricket/runtime"
+	"github.com/cricket-cri/cricket/runtime/rmtree"
 )
 
 // A container that swaps a directory for a symbolic link while its layer is measured
@@ -102,7 +103,11 @@ func TestDiskUsageOfDeepTree(t *testing.T) {
 // returns what they occupy with upper itself.
 func deepTree(t *testing.T, upper string, depth int) (bytes uint64) {
 	name := strings.Repeat("d", 255)
-	t.Cleanup(func() { removeDeepTree(t, upper, name) })
+	t.Cleanup(func() {
+		if err := rmtree.Remove(filepath.Join(upper, name)); err != nil {
+			t.Error(err)
+		}
+	})
 	const flags = unix.O_DIRECTORY | unix.O_CLOEXEC
 	at, err := unix.Open(upper, flags, 0)
 	for range depth {
@@ -142,31 +147,6 @@ func occupied(t *testing.T, fd int) uint64 {
 		t.Fatal(err)
 	}
 	return uint64(st.Blocks) * 512
-}
-
-// removeDeepTree takes one directory after the other out of the one around it: os.RemoveAll
-// holds all of them open.
-func removeDeepTree(t *testing.T, upper, name string) {
-	top, err := os.Open(upper)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer top.Close()
-	from := int(top.Fd())
-	for outer, inner := name, "inner"; ; outer, inner = inner, outer {
-		fd, err := unix.Openat(from, outer, unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
-		if err != nil {
-			t.Fatal(err)
-		}
-		err = unix.Renameat(fd, name, from, inner)
-		unix.Close(fd)
-		if err != nil {
-			break // it is the innermost
-		}
-		if err := unix.Unlinkat(from, outer, unix.AT_REMOVEDIR); err != nil {
-			t.Fatal(err)
-		}
-	}
 }
 
 // highestHeap observes the heap and returns, once, by how much it has grown at most.

@@ -18,29 +18,19 @@ func TestTaggedTestsAreRun(t *testing.T) {
 	}
 	tagged := regexp.MustCompile(`(?m)^//go:build (\w+)$`)
 	found := 0
-	for _, p := range all {
-		files, err := filepath.Glob(filepath.Join(p.Dir, "*_test.go"))
+	for name, source := range testFiles(t, all) {
+		m := tagged.FindSubmatch(source)
+		if m == nil {
+			continue
+		}
+		found++
+		dir, err := filepath.Rel(root, filepath.Dir(name))
 		if err != nil {
 			t.Fatal(err)
 		}
-		for _, name := range files {
-			source, err := os.ReadFile(name)
-			if err != nil {
-				t.Fatal(err)
-			}
-			m := tagged.FindSubmatch(source)
-			if m == nil {
-				continue
-			}
-			found++
-			dir, err := filepath.Rel(root, p.Dir)
-			if err != nil {
-				t.Fatal(err)
-			}
-			run := regexp.MustCompile(`(?m)^\tgo test .*-tags ` + string(m[1]) + ` .* \./` + regexp.QuoteMeta(dir) + `( |$)`)
-			if !run.Match(makefile) {
-				t.Errorf("%s has the tag %s, with which the Makefile does not test ./%s", name, m[1], dir)
-			}
+		run := regexp.MustCompile(`(?m)^\tgo test .*-tags ` + string(m[1]) + ` .* \./` + regexp.QuoteMeta(dir) + `( |$)`)
+		if !run.Match(makefile) {
+			t.Errorf("%s has the tag %s, with which the Makefile does not test ./%s", name, m[1], dir)
 		}
 	}
 	if found == 0 {
@@ -53,19 +43,9 @@ func TestPromisesAreHeldByTests(t *testing.T) {
 	root, all := packages(t)
 	known := map[string]bool{}
 	declared := regexp.MustCompile(`(?m)^func ((?:Test|Fuzz|Benchmark)\w+)\(`)
-	for _, p := range all {
-		files, err := filepath.Glob(filepath.Join(p.Dir, "*_test.go")) // whatever their build tags
-		if err != nil {
-			t.Fatal(err)
-		}
-		for _, name := range files {
-			source, err := os.ReadFile(name)
-			if err != nil {
-				t.Fatal(err)
-			}
-			for _, m := range declared.FindAllSubmatch(source, -1) {
-				known[string(m[1])] = true
-			}
+	for _, source := range testFiles(t, all) {
+		for _, m := range declared.FindAllSubmatch(source, -1) {
+			known[string(m[1])] = true
 		}
 	}
 	named := regexp.MustCompile("`((?:Test|Fuzz|Benchmark)[A-Z]\\w*)[/\\w]*`")
@@ -84,6 +64,24 @@ func TestPromisesAreHeldByTests(t *testing.T) {
 			}
 		}
 	}
+}
+
+// testFiles are the tests of packages, whatever their build tags, by their paths.
+func testFiles(t *testing.T, all []pkg) map[string][]byte {
+	t.Helper()
+	sources := map[string][]byte{}
+	for _, p := range all {
+		files, err := filepath.Glob(filepath.Join(p.Dir, "*_test.go"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, name := range files {
+			if sources[name], err = os.ReadFile(name); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	return sources
 }
 
 // documents are the project's pages but the record of what ran, which tells of what was.

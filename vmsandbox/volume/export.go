@@ -208,8 +208,7 @@ func (e export) bind(s *source) error {
 }
 
 func (e export) attach(tree int) error {
-	how := unix.OpenHow{Flags: unix.O_PATH | unix.O_CLOEXEC, Resolve: unix.RESOLVE_NO_SYMLINKS}
-	target, err := unix.Openat2(unix.AT_FDCWD, filepath.Join(e.dir, e.name), &how)
+	target, err := openExactly(unix.AT_FDCWD, filepath.Join(e.dir, e.name), unix.O_PATH)
 	if err != nil {
 		return fmt.Errorf("open mount point of a volume: %w", err)
 	}
