@@ -25,16 +25,27 @@ type fakeGuest struct {
 	agent.Guest
 	w   *world
 	lag time.Duration // of its clock
+	// way is how long answers are on their way.
+	way time.Duration
 }
 
 func (g *fakeGuest) Hello(context.Context) (agent.Info, error) {
-	return agent.Info{MemoryBytes: 256 << 20, Capabilities: []string{"CAP_CHOWN"}, UnixNanos: time.Now().Add(-g.lag).UnixNano()}, g.w.did("hello")
+	info := agent.Info{MemoryBytes: 256 << 20, Capabilities: []string{"CAP_CHOWN"}, UnixNanos: time.Now().Add(-g.lag).UnixNano()}
+	time.Sleep(g.way)
+	return info, g.w.did("hello")
 }
 
-// Identify sets the clock, half as late with every attempt.
 func (g *fakeGuest) Identify(_ context.Context, id agent.Identity) error {
-	g.lag /= 2
 	return g.w.did("identify %s", id.Hostname)
+}
+
+// Step answers twice as fast every time.
+func (g *fakeGuest) Step(_ context.Context, by time.Duration) (int64, error) {
+	g.lag -= by
+	clock := time.Now().Add(-g.lag).UnixNano()
+	g.way /= 2
+	time.Sleep(g.way)
+	return clock, g.w.did("step")
 }
 
 func (g *fakeGuest) Connect(_ context.Context, n agent.Network) error {

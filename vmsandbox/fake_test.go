@@ -14,7 +14,6 @@ import (
 	"strings"
 	"sync"
 	"testing"
-	"time"
 
 	"github.com/containerd/errdefs"
 
@@ -29,12 +28,11 @@ type world struct {
 
 	mu       sync.Mutex
 	calls    []string
-	failing  string        // the call that fails
-	failure  error         // with that; errBroken if it is nil
-	deadly   string        // the call that takes the machines along
-	rootfs   Rootfs        // of machines that are claimed
-	lag      time.Duration // of their clocks
-	form     string        // in which layers are stored
+	failing  string // the call that fails
+	failure  error  // with that; errBroken if it is nil
+	deadly   string // the call that takes the machines along
+	rootfs   Rootfs // of machines that are claimed
+	form     string // in which layers are stored
 	platform Platform
 	machines map[string]*fakeMachine
 	attached map[string]bool // to the network
@@ -170,7 +168,7 @@ func (w *world) machine(call string) (*Machine, error) {
 		w: w, id: fmt.Sprintf("m%d", len(w.machines)+1), cmd: cmd, done: make(chan struct{}), lost: make(chan struct{}),
 		filled: map[string]bool{"rw0": true},
 	}
-	m.guest, m.monitor = &fakeGuest{w: w, lag: w.lag}, newFakeMonitor(w)
+	m.guest, m.monitor = &fakeGuest{w: w}, newFakeMonitor(w)
 	go func() { _ = cmd.Wait(); close(m.done) }()
 	w.machines[m.id] = m
 	w.t.Cleanup(func() { _ = cmd.Process.Kill(); <-m.done })

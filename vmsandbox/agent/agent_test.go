@@ -57,6 +57,9 @@ func (s *stand) Hello(ctx context.Context) (Info, error) { return s.info, s.note
 func (s *stand) Identify(ctx context.Context, id Identity) error {
 	return s.note(ctx, "identify", id)
 }
+func (s *stand) Step(ctx context.Context, by time.Duration) (int64, error) {
+	return 99, s.note(ctx, "step", by)
+}
 func (s *stand) Connect(ctx context.Context, n Network) error { return s.note(ctx, "connect", n) }
 func (s *stand) Sysctl(ctx context.Context, v map[string]string) error {
 	return s.note(ctx, "sysctl", v)
@@ -155,19 +158,20 @@ func TestCalls(t *testing.T) {
 	stat, err2 := c.Stat(ctx)
 	got, err3 := c.Get(ctx, "/etc/hosts")
 	processes, err4 := c.Processes(ctx)
-	err := errors.Join(err1, err2, err3, err4, c.Identify(ctx, id), c.Connect(ctx, network),
+	clock, err5 := c.Step(ctx, -time.Second)
+	err := errors.Join(err1, err2, err3, err4, err5, c.Identify(ctx, id), c.Connect(ctx, network),
 		c.Sysctl(ctx, map[string]string{"net.ipv4.ip_forward": "1"}), c.Mount(ctx, mount), c.Unmount(ctx, DirShared),
 		c.Put(ctx, []File{file}), c.Remove(ctx, []string{DirLogs + "/x"}), c.Limit(ctx, limits), c.Online(ctx), c.Sync(ctx, true))
 	if err != nil {
 		t.Fatal(err)
 	}
-	for _, tc := range [][2]any{{info, s.info}, {stat, s.stat}, {processes, s.processes}, {got, File{Path: "/etc/hosts", Mode: s.file.Mode, Content: s.file.Content}}} {
+	for _, tc := range [][2]any{{info, s.info}, {stat, s.stat}, {processes, s.processes}, {clock, int64(99)}, {got, File{Path: "/etc/hosts", Mode: s.file.Mode, Content: s.file.Content}}} {
 		if !reflect.DeepEqual(tc[0], tc[1]) {
 			t.Errorf("got %+v, want %+v", tc[0], tc[1])
 		}
 	}
 	want := []any{
-		"hello", nil, "stat", nil, "get", "/etc/hosts", "processes", nil, "identify", id, "connect", network,
+		"hello", nil, "stat", nil, "get", "/etc/hosts", "processes", nil, "step", -time.Second, "identify", id, "connect", network,
 		"sysctl", map[string]string{"net.ipv4.ip_forward": "1"}, "mount", mount, "unmount", DirShared,
 		"put", []File{file}, "remove", []string{DirLogs + "/x"}, "limit", limits, "online", nil, "sync", true,
 	}

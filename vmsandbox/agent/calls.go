@@ -3,6 +3,7 @@ package agent
 import (
 	"context"
 	"net/netip"
+	"time"
 
 	"github.com/opencontainers/runtime-spec/specs-go"
 
@@ -18,6 +19,9 @@ type Guest interface {
 	// Identify makes a clone a machine of its own: clock, entropy, names. It comes first
 	// after a clone has been resumed.
 	Identify(ctx context.Context, id Identity) error
+	// Step moves the guest's clock and answers what it says then, in nanoseconds since 1970.
+	// How long the call is on its way makes no difference to the step, as it does to a time.
+	Step(ctx context.Context, by time.Duration) (int64, error)
 	// Connect configures the network interface.
 	Connect(ctx context.Context, n Network) error
 	// Sysctl writes kernel parameters, by names with dots.

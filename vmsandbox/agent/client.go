@@ -33,6 +33,7 @@ var _ Guest = (*Client)(nil)
 const (
 	opHello     = "hello"
 	opIdentify  = "identify"
+	opStep      = "step"
 	opConnect   = "connect"
 	opSysctl    = "sysctl"
 	opMount     = "mount"
@@ -60,6 +61,14 @@ func (c *Client) Identify(ctx context.Context, id Identity) error {
 		id.UnixNanos = time.Now().UnixNano()
 	}
 	return c.tell(ctx, opIdentify, id)
+}
+
+// Step implements Guest.
+func (c *Client) Step(ctx context.Context, by time.Duration) (int64, error) {
+	return ask(ctx, c, opStep, step(by), maxSmall, func(b, _ []byte) (nanos int64, err error) {
+		err = json.Unmarshal(b, &nanos)
+		return nanos, err
+	})
 }
 
 // Connect implements Guest.

@@ -89,6 +89,10 @@ func dispatch(ctx context.Context, r request, content []byte, g Guest) (any, err
 		return nil, g.Online(ctx)
 	case opIdentify:
 		return nil, with(r, func(id Identity) error { return g.Identify(ctx, id) })
+	case opStep:
+		var nanos int64
+		err := with(r, func(by step) (err error) { nanos, err = g.Step(ctx, time.Duration(by)); return err })
+		return nanos, err
 	case opConnect:
 		return nil, with(r, func(n Network) error { return g.Connect(ctx, n) })
 	case opSysctl:

@@ -7,7 +7,6 @@ import (
 	"os/exec"
 	"path/filepath"
 	"slices"
-	"strings"
 	"testing"
 	"time"
 
@@ -68,26 +67,6 @@ func testOnline(t *testing.T, m *guesttest.Machine) {
 		t.Errorf("containers may use %d bytes more", got)
 	}
 	t.Logf("128 MiB more after %s", time.Since(began))
-}
-
-func testIdentify(t *testing.T, m *guesttest.Machine) {
-	id := agent.Identity{
-		UnixNanos: time.Date(2031, 2, 3, 4, 5, 6, 0, time.UTC).UnixNano(), Entropy: bytes.Repeat([]byte{7}, 64),
-		MachineID: strings.Repeat("0a", 16), Hostname: "pod-1",
-	}
-	if err := m.Guest.Identify(t.Context(), id); err != nil {
-		t.Fatal(err)
-	}
-	for name, bad := range map[string]func(*agent.Identity){
-		"entropy": func(id *agent.Identity) { id.Entropy = id.Entropy[:31] },
-		"machine": func(id *agent.Identity) { id.MachineID = "../../x" },
-	} {
-		other := id
-		bad(&other)
-		if err := m.Guest.Identify(t.Context(), other); !errdefs.IsInvalidArgument(err) {
-			t.Errorf("wrong %s: %v", name, err)
-		}
-	}
 }
 
 func testFiles(t *testing.T, m *guesttest.Machine) {

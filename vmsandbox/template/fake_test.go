@@ -308,7 +308,10 @@ func (g *guest) Hello(ctx context.Context) (agent.Info, error) {
 	return agent.Info{Version: 1, Kernel: "6.12", MemoryBytes: 1, CPUs: 1}, g.call(ctx, "hello")
 }
 func (g *guest) Identify(ctx context.Context, _ agent.Identity) error { return g.call(ctx, "identify") }
-func (g *guest) Connect(ctx context.Context, _ agent.Network) error   { return g.call(ctx, "connect") }
+func (g *guest) Step(ctx context.Context, _ time.Duration) (int64, error) {
+	return time.Now().UnixNano(), g.call(ctx, "step")
+}
+func (g *guest) Connect(ctx context.Context, _ agent.Network) error { return g.call(ctx, "connect") }
 func (g *guest) Sysctl(ctx context.Context, _ map[string]string) error {
 	return g.call(ctx, "sysctl")
 }
