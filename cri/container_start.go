@@ -19,6 +19,9 @@ import (
 // operators know it from containerd.
 const startFailed = 128
 
+// startAttempts is how often a start is tried that finds no monitor.
+const startAttempts = 3
+
 // StartContainer runs the process of a created container.
 func (s *Server) StartContainer(ctx context.Context, req *v1.StartContainerRequest) (*v1.StartContainerResponse, error) {
 	rec, err := s.store.Containers.Find(req.GetContainerId())
@@ -78,24 +81,20 @@ func (s *Server) startContainer(ctx context.Context, id string) error {
 // startProcess starts it and records that; if it cannot be started, the container has
 // exited, and the record says why.
 func (s *Server) startProcess(ctx context.Context, rec *store.Container, lc *liveContainer) error {
-	failure := lc.Start(ctx)
-	// The budget may be what ended the start: ask in any case what came of it.
-	ask, cancel := context.WithTimeout(context.WithoutCancel(ctx), 10*time.Second)
-	defer cancel()
-	state, err := lc.State(ask)
+	state, failure, unknown := tryStart(ctx, lc)
 	switch {
-	case failure == nil && err != nil:
+	case failure == nil && unknown != nil:
 		state = runtime.State{Phase: runtime.Running} // it was started, so much is known
-	case failure != nil && (err != nil || state.Phase == runtime.Created) && errdefs.IsUnavailable(failure):
+	case failure != nil && (unknown != nil || state.Phase == runtime.Created) && errdefs.IsUnavailable(failure):
 		return failure // nothing happened: it can be started again
-	case failure != nil && (err != nil || state.StartedAt.IsZero()):
+	case failure != nil && (unknown != nil || state.StartedAt.IsZero()):
 		s.noteStartFailure(rec.ID, lc, failure)
 		return failure
 	}
 	if state.StartedAt.IsZero() {
 		state.StartedAt = time.Now()
 	}
-	rec, err = s.store.Containers.Update(rec.ID, func(r *store.Container) {
+	rec, err := s.store.Containers.Update(rec.ID, func(r *store.Container) {
 		r.StartedAt, r.Pid = state.StartedAt, state.Pid
 	})
 	if rec == nil {
@@ -108,6 +107,23 @@ func (s *Server) startProcess(ctx context.Context, rec *store.Container, lc *liv
 	s.tell(func(p *nri.Plugins) { p.Started(ctx, s.podOf(rec), nri.Container(rec)) })
 	s.awaitExit(rec.ID, lc)
 	return nil
+}
+
+// tryStart starts a process and asks what came of it, in any case: the budget may be what
+// ended the start. Where nothing did because the monitor died, and has been started anew
+// since, it is done again: the kubelet would not, but make another container and count a
+// restart.
+func tryStart(ctx context.Context, lc *liveContainer) (state runtime.State, failure, unknown error) {
+	for range startAttempts {
+		failure = lc.Start(ctx)
+		ask, cancel := context.WithTimeout(context.WithoutCancel(ctx), 10*time.Second)
+		state, unknown = lc.State(ask)
+		cancel()
+		if !errdefs.IsUnavailable(failure) || unknown != nil || state.Phase != runtime.Created || ctx.Err() != nil {
+			break
+		}
+	}
+	return state, failure, unknown
 }
 
 func (s *Server) noteStartFailure(id string, lc *liveContainer, failure error) {

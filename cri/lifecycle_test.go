@@ -146,10 +146,11 @@ func TestExitReasons(t *testing.T) {
 func TestStartFailure(t *testing.T) {
 	m := newMachine(t)
 	id := m.createContainer(t, m.runPod(t, "p"), "c")
-	m.hull.start = func(context.Context) error { return fmt.Errorf("exec: %w", errdefs.ErrUnavailable) }
+	attempts := 0
+	m.hull.start = func(context.Context) error { attempts++; return fmt.Errorf("exec: %w", errdefs.ErrUnavailable) }
 	_, err := m.server.StartContainer(t.Context(), &v1.StartContainerRequest{ContainerId: id})
-	if !errdefs.IsUnavailable(err) || m.status(t, id).GetState() != v1.ContainerState_CONTAINER_CREATED {
-		t.Errorf("a start that did not happen must be repeatable: %v", err)
+	if !errdefs.IsUnavailable(err) || m.status(t, id).GetState() != v1.ContainerState_CONTAINER_CREATED || attempts != startAttempts {
+		t.Errorf("a start that did not happen must be repeatable: %v after %d attempts", err, attempts)
 	}
 	m.hull.start = func(context.Context) error { return fmt.Errorf("no such program: %w", errdefs.ErrNotFound) }
 	if _, err = m.server.StartContainer(t.Context(), &v1.StartContainerRequest{ContainerId: id}); err == nil {
@@ -161,6 +162,23 @@ func TestStartFailure(t *testing.T) {
 	_, err = m.server.StartContainer(t.Context(), &v1.StartContainerRequest{ContainerId: id})
 	if !errdefs.IsFailedPrecondition(err) {
 		t.Errorf("start of an exited container: %v", err)
+	}
+}
+
+// TestStartWithoutMonitor: a monitor that dies during a start costs no container.
+func TestStartWithoutMonitor(t *testing.T) {
+	m := newMachine(t)
+	id := m.createContainer(t, m.runPod(t, "p"), "c")
+	deaths := 1
+	m.hull.start = func(context.Context) error {
+		if deaths--; deaths >= 0 {
+			return fmt.Errorf("call monitor: %w", errdefs.ErrUnavailable)
+		}
+		return nil
+	}
+	m.startContainer(t, id)
+	if st := m.status(t, id); st.GetState() != v1.ContainerState_CONTAINER_RUNNING {
+		t.Errorf("status: %v", st)
 	}
 }
 
