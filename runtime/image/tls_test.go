@@ -171,6 +171,10 @@ func TestHTTP2(t *testing.T) {
 // environment counts when a process asks for the first time, so each pull is in one of
 // its own.
 func TestProxyFromEnvironment(t *testing.T) {
+	if root := os.Getenv("IMAGE_TEST_HOSTS"); root != "" {
+		pullWithHosts(t, root)
+		return
+	}
 	a, h := newAuthority(t), newHub(t)
 	h.push("app", "v1", nil, gzipped("one"))
 	s := a.secure(h, tls.NoClientCert)
@@ -207,7 +211,7 @@ func TestProxyFromEnvironment(t *testing.T) {
 			if strings.HasPrefix(c.url, "http:") {
 				root = hosts(t, "registry.example", fmt.Sprintf("server = %q\n", c.url))
 			}
-			cmd := exec.CommandContext(t.Context(), os.Args[0], "-test.run=^TestPullInAnotherProcess$", "-test.v")
+			cmd := exec.CommandContext(t.Context(), os.Args[0], "-test.run=^TestProxyFromEnvironment$")
 			cmd.Env = append(strings.Split(c.env, " "), "IMAGE_TEST_HOSTS="+root, "PATH="+os.Getenv("PATH"), "TMPDIR="+t.TempDir())
 			out, err := cmd.CombinedOutput()
 			if strings.Contains(string(out), "pulled") != c.ok {
@@ -222,12 +226,8 @@ func TestProxyFromEnvironment(t *testing.T) {
 	}
 }
 
-// TestPullInAnotherProcess is what TestProxyFromEnvironment runs.
-func TestPullInAnotherProcess(t *testing.T) {
-	root := os.Getenv("IMAGE_TEST_HOSTS")
-	if root == "" {
-		t.Skip("only TestProxyFromEnvironment starts it")
-	}
+// pullWithHosts is what TestProxyFromEnvironment runs in other processes.
+func pullWithHosts(t *testing.T, root string) {
 	k := newKit(t, func(o *Options) { o.HostsDir = root })
 	if _, err := k.Pull(t.Context(), "registry.example/app:v1", nil); err != nil {
 		t.Fatal(err)

@@ -51,7 +51,7 @@ func FuzzServeConn(f *testing.F) {
 	}
 	f.Fuzz(func(t *testing.T, b []byte) {
 		if bytes.Contains(b, []byte("hold")) && bytes.Contains(b, []byte("namespaces")) || bytes.Contains(b, []byte("create")) {
-			t.Skip() // would start processes
+			return // would start processes
 		}
 		talk(t, b)
 	})

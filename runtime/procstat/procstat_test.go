@@ -4,6 +4,7 @@ import (
 	"bufio"
 	"context"
 	"errors"
+	"fmt"
 	"io"
 	"net"
 	"os"
@@ -21,7 +22,7 @@ import (
 // child runs this test's program as one that has things open, until the test ends.
 func child(t *testing.T, role string) int {
 	t.Helper()
-	c := exec.Command(os.Args[0], "-test.run=^TestChild$")
+	c := exec.Command(os.Args[0])
 	c.Env = append(os.Environ(), "PROCSTAT_CHILD="+role)
 	in, err := c.StdinPipe()
 	if err != nil {
@@ -41,37 +42,48 @@ func child(t *testing.T, role string) int {
 	return c.Process.Pid
 }
 
-// TestChild is no test: it is what child runs.
-func TestChild(t *testing.T) {
+// TestMain is, in a process of child's, what that runs.
+func TestMain(m *testing.M) {
 	role := os.Getenv("PROCSTAT_CHILD")
 	if role == "" {
-		t.Skip("runs as a child of the other tests")
+		os.Exit(m.Run())
 	}
-	if role == "many" {
+	listeners, err := hold(role)
+	if err != nil {
+		fmt.Println(err)
+		os.Exit(1)
+	}
+	fmt.Println("ready")
+	_, _ = io.Copy(io.Discard, os.Stdin)
+	for _, l := range listeners { // until now
+		l.Close()
+	}
+}
+
+// hold opens what a role has open: files until the process ends, and listeners.
+func hold(role string) (listeners []net.Listener, err error) {
+	switch role {
+	case "many":
 		for range 3000 {
 			if _, err := unix.FcntlInt(0, unix.F_DUPFD_CLOEXEC, 0); err != nil {
-				t.Fatal(err)
+				return nil, err
 			}
 		}
-	}
-	if role == "open" {
+	case "open":
 		for range 20 {
-			f, err := os.Open("/dev/null")
-			if err != nil {
-				t.Fatal(err)
+			if _, err := unix.Open("/dev/null", unix.O_RDONLY|unix.O_CLOEXEC, 0); err != nil {
+				return nil, err
 			}
-			defer f.Close()
 		}
 		for range 5 {
 			l, err := net.Listen("tcp", "127.0.0.1:0")
 			if err != nil {
-				t.Fatal(err)
+				return nil, err
 			}
-			defer l.Close()
+			listeners = append(listeners, l)
 		}
 	}
-	os.Stdout.WriteString("ready\n")
-	_, _ = io.Copy(io.Discard, os.Stdin)
+	return listeners, nil
 }
 
 func TestRead(t *testing.T) {

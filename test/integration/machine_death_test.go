@@ -93,7 +93,7 @@ func (n *Node) machinesDie() {
 			})
 			if r.GetExitCode() == 44 {
 				n.removeAll()
-				t.Skip("the guest's kernel cannot be made to panic; CRICKET_TEST_KERNEL chooses another")
+				t.Skip(errNoPanic)
 			}
 			if err == nil {
 				t.Errorf("the exec that ended its machine has succeeded: %v", r)

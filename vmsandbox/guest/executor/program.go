@@ -12,8 +12,9 @@ import (
 
 //go:generate stub/build amd64 stub/stub_amd64
 //go:generate stub/build arm64 stub/stub_arm64
+//go:generate sh -c "cd stub && sha256sum build stub.c stub_amd64 stub_arm64 >SHA256SUMS"
 
-// stubs are built from stub/stub.c; a test checks that.
+// stubs are built from stub/stub.c; tests check that.
 //
 //go:embed stub/stub_amd64 stub/stub_arm64
 var stubs embed.FS
