@@ -8,8 +8,11 @@ LDFLAGS := -s -w -X main.version=$(VERSION)
 GO_BUILD := go build -trimpath -buildvcs=false -ldflags '$(LDFLAGS)'
 SOCKET := /run/cricket/cricket.sock
 
+# go test, but for tests that skip themselves: those fail unless test/gotest/skips.txt lists them.
+GO_TEST := go run ./test/gotest -vet=off
+
 # Packages with unit tests only; the suites below test/ start daemons.
-UNIT := ./cri/... ./sandbox/... ./runtime/... ./cmd/... ./hack/... ./test/layout/... ./test/coverage/... ./test/critest/... ./test/specs/... ./test/upstream/... ./test/harness/... ./test/images/... ./test/bench/... ./test/clusterbench/...
+UNIT := ./cri/... ./sandbox/... ./runtime/... ./cmd/... ./hack/... ./test/layout/... ./test/coverage/... ./test/critest/... ./test/gotest/... ./test/specs/... ./test/upstream/... ./test/harness/... ./test/images/... ./test/bench/... ./test/clusterbench/...
 
 .DEFAULT_GOAL := help
 .PHONY: help setup build run test cri-coverage test-unit test-failpoints test-integration test-integration-vm test-integration-vm-quick test-conformance test-vm test-diff test-diff-vm test-trees test-critest test-critest-vm test-kubelet test-long test-vm-workloads test-node test-e2e test-e2e-long test-clusterbench conformance fuzz cluster cluster-down shell race lint bench test-bench guest guest-kernel clean $(wildcard cmd/*)
@@ -49,24 +52,27 @@ guest-kernel: ## besides, a small kernel that boots twice as fast; ten minutes o
 	@nice go run ./hack/guest kernel
 
 test-unit: ## unit tests
-	go test -vet=off $(UNIT)
+	$(GO_TEST) $(UNIT)
 
 race: ## unit tests under the race detector
-	CGO_ENABLED=1 go test -vet=off -race $(UNIT)
+	CGO_ENABLED=1 $(GO_TEST) -race $(UNIT)
 
 # Steps of flows fail, hold and kill only in a build of their own.
 test-failpoints: ## every step of a flow fails, or kills the program that takes it
-	go test -vet=off -tags failpoint -run 'Failpoint|EveryStep|DriverProcess' ./runtime/flow ./runtime/image ./sandbox
+	$(GO_TEST) -tags failpoint -run 'Failpoint|EveryStep|DriverProcess' ./runtime/flow ./runtime/image ./sandbox
 
 # What the tests do with the fields of the API is recorded, and compared with test/coverage.
 test-integration: guest ## integration suite against a private cricketd
 	@rm -f .cache/coverage/kernel.json
-	CRICKET_TEST_RECORD=$(CURDIR)/.cache/coverage/kernel.json go test -vet=off -count=1 -timeout 20m ./test/integration/...
+	CRICKET_TEST_RECORD=$(CURDIR)/.cache/coverage/kernel.json $(GO_TEST) -count=1 -timeout 20m ./test/integration/...
 	@go run ./test/coverage -hull kernel -recording .cache/coverage/kernel.json
+
+# A kernel that was built besides would be taken, and it cannot be made to panic.
+test-integration-vm test-integration-vm-quick: export CRICKET_TEST_KERNEL ?= debian
 
 test-integration-vm: guest ## integration suite with every pod in a virtual machine
 	@rm -f .cache/coverage/vm.json
-	CRICKET_TEST_RECORD=$(CURDIR)/.cache/coverage/vm.json CRICKET_TEST_HULL=vm go test -vet=off -count=1 -timeout 150m ./test/integration
+	CRICKET_TEST_RECORD=$(CURDIR)/.cache/coverage/vm.json CRICKET_TEST_HULL=vm $(GO_TEST) -count=1 -timeout 150m ./test/integration
 	@go run ./test/coverage -hull vm -recording .cache/coverage/vm.json
 
 cri-coverage: ## docs/cri-coverage.md, from the table in test/coverage/fields
@@ -74,23 +80,23 @@ cri-coverage: ## docs/cri-coverage.md, from the table in test/coverage/fields
 
 # Every step of every flow takes the better part of an hour; the kills at random do not.
 test-integration-vm-quick: guest
-	CRICKET_TEST_HULL=vm go test -vet=off -count=1 -timeout 15m -run '^(TestPodLife|TestRestart|TestExec|TestLogs|TestMachineDies|TestMachineDiesUnseen|TestKillsAtRandom)$$' ./test/integration
+	CRICKET_TEST_HULL=vm $(GO_TEST) -count=1 -timeout 15m -run '^(TestPodLife|TestRestart|TestExec|TestLogs|TestMachineDies|TestMachineDiesUnseen|TestKillsAtRandom)$$' ./test/integration
 
 test-conformance: guest ## what every driver of sandboxes must pass
-	go test -vet=off -count=1 -timeout 20m ./test/conformance
+	$(GO_TEST) -count=1 -timeout 20m ./test/conformance
 
 test-diff: ## pods of many configurations see what they see under containerd, but for test/diff/differences.txt
-	CGO_ENABLED=0 go test -vet=off -count=1 -timeout 30m -parallel 128 -run '^TestKernel$$' ./test/diff
+	CGO_ENABLED=0 $(GO_TEST) -count=1 -timeout 30m -parallel 128 -run '^TestKernel$$' ./test/diff
 
 # With every pod a virtual machine besides.
 test-diff-vm: guest
-	CGO_ENABLED=0 go test -vet=off -count=1 -timeout 90m -parallel 128 -run '^TestVM$$' ./test/diff
+	CGO_ENABLED=0 $(GO_TEST) -count=1 -timeout 90m -parallel 128 -run '^TestVM$$' ./test/diff
 
 test-trees: guest ## root file systems in both hulls are what containerd's snapshotter presents, but for test/diff/trees.txt
-	CGO_ENABLED=0 go test -vet=off -count=1 -timeout 60m -run '^TestTrees' ./test/diff
+	CGO_ENABLED=0 $(GO_TEST) -count=1 -timeout 60m -run '^TestTrees' ./test/diff
 
 test-vm: guest ## virtual machines, emulated: guest, executor, QEMU, templates, volumes; and what needs their kernel
-	CGO_ENABLED=0 go test -vet=off -count=1 -p 1 -timeout 30m ./vmsandbox/... ./test/quota
+	CGO_ENABLED=0 $(GO_TEST) -count=1 -p 1 -timeout 30m ./vmsandbox/... ./test/quota
 
 test-critest: ## CRI's conformance suite against a private cricketd
 	@go run ./test/critest --cricketd bin/cricketd
@@ -107,9 +113,9 @@ shell: build ## a shell beside a private cricketd, with crictl and the test imag
 
 test-long: build ## what takes longer: 500 containers, integration under the race detector, critest three times and against containerd, workloads in virtual machines, a kubelet, a cluster three times and its times beside containerd's, the virtual node, fuzzers, Kubernetes' conformance specs
 	@hack/setup test
-	CRICKET_TEST_LONG=1 go test -vet=off -count=1 -timeout 20m -v -run FiveHundred ./runtime/monitor
-	CRICKET_TEST_LONG=1 go test -vet=off -count=1 -timeout 40m -v -run MillionEntries ./runtime/layer
-	CRICKET_TEST_RACE=1 CRICKET_TEST_LONG=1 go test -vet=off -count=1 -timeout 60m ./test/integration/...
+	CRICKET_TEST_LONG=1 $(GO_TEST) -count=1 -timeout 20m -v -run FiveHundred ./runtime/monitor
+	CRICKET_TEST_LONG=1 $(GO_TEST) -count=1 -timeout 40m -v -run MillionEntries ./runtime/layer
+	CRICKET_TEST_RACE=1 CRICKET_TEST_LONG=1 $(GO_TEST) -count=1 -timeout 60m ./test/integration/...
 	@go run ./test/critest --cricketd bin/cricketd --repeat 3
 	@go run ./test/critest --runtime containerd --repeat 2
 	$(MAKE) test-diff test-diff-vm
@@ -130,7 +136,7 @@ fuzz: ## every fuzzer for ten minutes, hours in all
 
 test-vm-workloads: guest ## databases, systemd and a hostile guest in virtual machines
 	@hack/setup work
-	go test -vet=off -count=1 -v -timeout 30m ./test/workload
+	$(GO_TEST) -count=1 -v -timeout 30m ./test/workload
 
 test-node: build ## Cricket in a virtual machine with systemd, cgroup v2 and AppArmor
 	@hack/setup node
@@ -148,14 +154,14 @@ cluster-down: ## remove the cluster without a trace
 test-e2e: build guest ## objects of the Kubernetes API on such a cluster, in both hulls
 	@hack/setup test
 	@go run ./hack/tools/install --to bin kubectl
-	CGO_ENABLED=0 go test -vet=off -count=1 -p 1 -parallel 4 -timeout 90m ./test/clusterlife ./test/e2e
+	CGO_ENABLED=0 $(GO_TEST) -count=1 -p 1 -parallel 4 -timeout 90m ./test/clusterlife ./test/e2e
 
 # Three times as a whole, and the churn for ten minutes.
 test-e2e-long: build guest
 	@hack/setup test
 	@go run ./hack/tools/install --to bin kubectl
-	CGO_ENABLED=0 go test -vet=off -count=3 -p 1 -parallel 4 -timeout 240m ./test/clusterlife ./test/e2e
-	CRICKET_TEST_LONG=1 CGO_ENABLED=0 go test -vet=off -count=1 -timeout 60m -run TestChurn ./test/e2e
+	CGO_ENABLED=0 $(GO_TEST) -count=3 -p 1 -parallel 4 -timeout 240m ./test/clusterlife ./test/e2e
+	CRICKET_TEST_LONG=1 CGO_ENABLED=0 $(GO_TEST) -count=1 -timeout 60m -run TestChurn ./test/e2e
 
 test-clusterbench: build guest ## how fast a cluster starts and deletes pods, as a gate: on Cricket beside containerd, within the bounds of test/clusterbench/gate.go
 	@hack/setup test

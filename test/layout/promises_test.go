@@ -28,13 +28,28 @@ func TestTaggedTestsAreRun(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		run := regexp.MustCompile(`(?m)^\tgo test .*-tags ` + string(m[1]) + ` .* \./` + regexp.QuoteMeta(dir) + `( |$)`)
+		run := regexp.MustCompile(`(?m)^\t\$\(GO_TEST\) .*-tags ` + string(m[1]) + ` .* \./` + regexp.QuoteMeta(dir) + `( |$)`)
 		if !run.Match(makefile) {
 			t.Errorf("%s has the tag %s, with which the Makefile does not test ./%s", name, m[1], dir)
 		}
 	}
 	if found == 0 {
 		t.Error("no test has a tag")
+	}
+}
+
+// No skip goes unseen: go test does not run without its judge.
+func TestSkipsAreJudged(t *testing.T) {
+	root, _ := packages(t)
+	makefile, err := os.ReadFile(filepath.Join(root, "Makefile"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if !bytes.Contains(makefile, []byte("\nGO_TEST := go run ./test/gotest ")) {
+		t.Error("GO_TEST of the Makefile is not test/gotest")
+	}
+	for _, line := range regexp.MustCompile(`(?m)^\t.*\bgo test .*$`).FindAll(makefile, -1) {
+		t.Errorf("the Makefile runs go test itself:%s", line)
 	}
 }
 

@@ -7,7 +7,7 @@ import (
 	"strings"
 )
 
-// List is a list of specs, each given by an expression for its full name.
+// List is a list of specs or tests, each given by an expression for its full name.
 type List []Entry
 
 // Entry is one line of a list.
@@ -16,21 +16,21 @@ type Entry struct {
 	Reason string // what stands behind the expression
 }
 
-// ParseList reads lines of an expression, and comments after #. A section that begins
-// with "@without PATH" counts only on hosts that lack the file, until "@always".
+// ParseList reads lines of an expression, and comments after #. What follows a line
+// "@without PATH" counts only on hosts that lack the file, what follows "@env NAME=VALUE" or
+// "@env NAME!=VALUE" only where a variable has the value or has another; one that is not set
+// is empty. "@always" ends both.
 func ParseList(text string) (List, error) {
 	var l List
 	active := true
 	for line := range strings.Lines(text) {
 		line, reason, _ := strings.Cut(line, "#")
 		line = strings.TrimSpace(line)
-		if path, ok := strings.CutPrefix(line, "@without "); ok {
-			_, err := os.Stat(path)
-			active = err != nil
-			continue
-		}
-		if line == "@always" {
-			active = true
+		if condition, ok := strings.CutPrefix(line, "@"); ok {
+			var err error
+			if active, err = holds(condition); err != nil {
+				return nil, err
+			}
 			continue
 		}
 		if line == "" || !active {
@@ -43,6 +43,26 @@ func ParseList(text string) (List, error) {
 		l = append(l, Entry{Expr: expr, Reason: strings.TrimSpace(reason)})
 	}
 	return l, nil
+}
+
+// holds tells whether a list's condition is met here.
+func holds(condition string) (bool, error) {
+	kind, what, _ := strings.Cut(condition, " ")
+	switch kind {
+	case "always":
+		return true, nil
+	case "without":
+		_, err := os.Stat(what)
+		return err != nil, nil
+	case "env":
+		if name, value, ok := strings.Cut(what, "!="); ok {
+			return os.Getenv(name) != value, nil
+		}
+		if name, value, ok := strings.Cut(what, "="); ok {
+			return os.Getenv(name) == value, nil
+		}
+	}
+	return false, fmt.Errorf("read a list of specs: there is no condition @%s", condition)
 }
 
 // Find returns the first entry for a spec, nil if there is none.

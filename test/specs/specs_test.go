@@ -23,6 +23,25 @@ func TestParseList(t *testing.T) {
 	}
 }
 
+func TestConditions(t *testing.T) {
+	t.Setenv("CRICKET_TEST_SET", "vm")
+	t.Setenv("CRICKET_TEST_EMPTY", "")
+	for condition, want := range map[string]bool{
+		"env CRICKET_TEST_SET=vm": true, "env CRICKET_TEST_SET=": false, "env CRICKET_TEST_SET!=vm": false, "env CRICKET_TEST_SET!=": true,
+		"env CRICKET_TEST_EMPTY=": true, "env CRICKET_TEST_NOT_SET=": true, "env CRICKET_TEST_NOT_SET!=vm": true, "always": true,
+	} {
+		list, err := ParseList("@" + condition + "\nname\n")
+		if got := list.Has("name"); err != nil || got != want {
+			t.Errorf("@%s: %v (%v), want %v", condition, got, err, want)
+		}
+	}
+	for _, wrong := range []string{"@env CRICKET_TEST_SET", "@with /", "@"} {
+		if _, err := ParseList(wrong + "\nname\n"); err == nil {
+			t.Errorf("%s was accepted", wrong)
+		}
+	}
+}
+
 func TestRead(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "report.json")
 	const report = `[{"PreRunStats": {"TotalSpecs": 3, "SpecsThatWillRun": 2}, "SpecialSuiteFailureReasons": ["Interrupted by User"],
