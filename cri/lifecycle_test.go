@@ -330,3 +330,41 @@ func TestStopSignalIsSentAgain(t *testing.T) {
 		t.Errorf("exit: %v", st)
 	}
 }
+
+// TestUnderWay: for who learns of a pod or container while it is made, as plugins do, it is
+// not there yet: waiting for it would be waiting for oneself.
+func TestUnderWay(t *testing.T) {
+	m := newMachine(t)
+	ask := func(ctx context.Context, what string, call func(context.Context) error) {
+		ctx, cancel := context.WithTimeout(ctx, 5*time.Second)
+		defer cancel()
+		if err := call(ctx); codeOf(err) != codes.NotFound {
+			t.Errorf("%s that is being made: %v", what, err)
+		}
+	}
+	m.hull.create = func(ctx context.Context) error {
+		pod := m.store.Sandboxes.List()[0].ID
+		ask(ctx, "a container in a pod", func(ctx context.Context) error {
+			_, err := m.server.CreateContainer(ctx, &v1.CreateContainerRequest{PodSandboxId: pod, Config: containerConfig("c")})
+			return err
+		})
+		ask(ctx, "a pod", func(ctx context.Context) error {
+			_, err := m.server.PodSandboxStatus(ctx, &v1.PodSandboxStatusRequest{PodSandboxId: pod})
+			return err
+		})
+		return nil
+	}
+	m.hull.make = func(ctx context.Context) error {
+		id := m.store.Containers.List()[0].ID
+		ask(ctx, "a container", func(ctx context.Context) error {
+			_, err := m.server.ContainerStatus(ctx, &v1.ContainerStatusRequest{ContainerId: id})
+			return err
+		})
+		ask(ctx, "a container", func(ctx context.Context) error {
+			_, err := m.server.StartContainer(ctx, &v1.StartContainerRequest{ContainerId: id})
+			return err
+		})
+		return nil
+	}
+	m.createContainer(t, m.runPod(t, "web"), "c")
+}

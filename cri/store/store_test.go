@@ -80,6 +80,35 @@ func TestFind(t *testing.T) {
 	}
 }
 
+// TestFindPending: what is being made is not there for those who ask for it by its id, or
+// by a beginning that is another's too.
+func TestFindPending(t *testing.T) {
+	s := open(t, t.TempDir(), "1")
+	defer shut(t, s)
+	intent := box("ab12", "one")
+	intent.ReadyAt = time.Time{}
+	for _, r := range []*Sandbox{intent, box("ab34", "two")} {
+		if err := s.Sandboxes.Add(r); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if r, err := s.Sandboxes.Find("ab12"); !errdefs.IsNotFound(err) {
+		t.Errorf("an intent: %v, %v", r, err)
+	}
+	if r, err := s.Sandboxes.Find("ab"); err != nil || r.ID != "ab34" {
+		t.Errorf("its beginning: %v, %v", r, err)
+	}
+	if _, err := s.Sandboxes.Get("ab12"); err != nil {
+		t.Errorf("who makes it: %v", err)
+	}
+	if _, err := s.Sandboxes.Update("ab12", func(r *Sandbox) { r.ReadyAt = time.Unix(3, 0) }); err != nil {
+		t.Fatal(err)
+	}
+	if r, err := s.Sandboxes.Find("ab12"); err != nil || r.ID != "ab12" {
+		t.Errorf("once it is ready: %v, %v", r, err)
+	}
+}
+
 func TestDeletedNameIsFree(t *testing.T) {
 	dir := t.TempDir()
 	s := open(t, dir, "1")

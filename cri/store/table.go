@@ -60,7 +60,8 @@ func (t *Table[R]) Get(id string) (R, error) {
 	return r, nil
 }
 
-// Find finds a record by its id or a prefix of it that no other has. Errors:
+// Find finds a record by its id or a prefix of it that no other has. What is pending is
+// not there yet: nobody who asks shall see it, or wait until it is done. Errors:
 // errdefs.ErrNotFound, errdefs.ErrInvalidArgument for an empty or ambiguous prefix.
 func (t *Table[R]) Find(prefix string) (R, error) {
 	var found R
@@ -69,12 +70,12 @@ func (t *Table[R]) Find(prefix string) (R, error) {
 	}
 	t.mu.RLock()
 	defer t.mu.RUnlock()
-	if r, ok := t.byID[prefix]; ok {
+	if r, ok := t.byID[prefix]; ok && !r.Pending() {
 		return r, nil
 	}
 	n := 0
 	for id, r := range t.byID {
-		if strings.HasPrefix(id, prefix) {
+		if strings.HasPrefix(id, prefix) && !r.Pending() {
 			found, n = r, n+1
 		}
 	}
