@@ -62,7 +62,7 @@ func (s *Server) containerRequest(ctx context.Context, pod *store.Sandbox, rec *
 			if rec.VolumeRefs == nil {
 				rec.VolumeRefs = map[string]string{}
 			}
-			rec.VolumeRefs[m.GetContainerPath()] = imageRef(i)
+			rec.VolumeRefs[m.GetContainerPath()] = i.ID.String()
 			return i.Layers, nil
 		},
 		ProcessLabel: pod.ProcessLabel, MountLabel: pod.MountLabel,

@@ -64,8 +64,9 @@ func (s *Server) containerStatus(r *store.Container) *v1.ContainerStatus {
 	return st
 }
 
-// statusMounts are the mounts as they were asked for, image volumes with the digest of the
-// image that is mounted.
+// statusMounts are the mounts as they were asked for, image volumes with the id of the image
+// that is mounted: what PullImage answered, which critest and the kubelet go by, not the
+// digest in a repository that a container's image_ref is.
 func statusMounts(r *store.Container) []*v1.Mount {
 	if len(r.VolumeRefs) == 0 {
 		return r.Config.GetMounts()

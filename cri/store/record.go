@@ -92,7 +92,7 @@ type Container struct {
 
 	ImageID  string `json:"imageID"`  // digest of the image's configuration
 	ImageRef string `json:"imageRef"` // repository digest, or the id
-	// VolumeRefs are the same of image volumes, by where they are mounted.
+	// VolumeRefs are the ids of image volumes, by where they are mounted.
 	VolumeRefs map[string]string `json:"volumeRefs,omitempty"`
 	// ImageName is a tag of the image, empty if it has none.
 	ImageName string `json:"imageName,omitempty"`

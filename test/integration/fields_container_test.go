@@ -224,7 +224,7 @@ func containerMountOptions(t *testing.T, n *Node) {
 	}
 }
 
-// containerImageVolume: the digest of what is mounted is in the status, and a request may
+// containerImageVolume: the id of what is mounted is in the status, and a request may
 // insist on one.
 func containerImageVolume(t *testing.T, n *Node) {
 	name := "registry.example/digest:1"
@@ -241,13 +241,9 @@ func containerImageVolume(t *testing.T, n *Node) {
 	if got := n.Exec(container, "cat", "/image/top"); got != "top" {
 		t.Errorf("the volume holds %q", got)
 	}
-	image, err := n.Images.ImageStatus(t.Context(), &cri.ImageStatusRequest{Image: &cri.ImageSpec{Image: name}})
-	if err != nil {
-		t.Fatal(err)
-	}
 	m := n.Status(container).GetMounts()
-	if len(m) != 1 || !slices.Contains(image.GetImage().GetRepoDigests(), m[0].GetImage().GetImageRef()) {
-		t.Errorf("the status has %v, the image %v", m, image.GetImage())
+	if len(m) != 1 || m[0].GetImage().GetImageRef() != id {
+		t.Errorf("the status has %v, the image is %s", m, id)
 	}
 }
 
