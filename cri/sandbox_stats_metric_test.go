@@ -6,6 +6,8 @@ import (
 	"testing"
 
 	v1 "k8s.io/cri-api/pkg/apis/runtime/v1"
+
+	"github.com/cricket-cri/cricket/sandbox"
 )
 
 // wantedMetrics are the names, types and labels of the figures of pods and containers that
@@ -159,5 +161,28 @@ func TestMetricsAreThoseOfTheKEP(t *testing.T) {
 	}
 	for name := range have {
 		t.Errorf("%s is in no list", name)
+	}
+}
+
+// TestMetricsOfEveryHandler: what a pod of some handler cannot have is not described, nor is
+// it there of others.
+func TestMetricsOfEveryHandler(t *testing.T) {
+	const onlyV2 = "container_memory_events_max_total"
+	s := paperServer(t, paperContainer{}, &paperImages{})
+	for _, other := range []bool{true, false} {
+		s.opts.Drivers["other"] = featuresDriver{features: sandbox.Features{CgroupV2: other}}
+		d, err := s.ListMetricDescriptors(t.Context(), &v1.ListMetricDescriptorsRequest{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		described := slices.ContainsFunc(d.GetDescriptors(), func(d *v1.MetricDescriptor) bool { return d.GetName() == onlyV2 })
+		l, err := s.ListPodSandboxMetrics(t.Context(), &v1.ListPodSandboxMetricsRequest{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		there := slices.ContainsFunc(l.GetPodMetrics()[0].GetContainerMetrics()[0].GetMetrics(), func(m *v1.Metric) bool { return m.GetName() == onlyV2 })
+		if described != other || there != other {
+			t.Errorf("beside a handler with cgroups of version 2 (%t): described %t, there %t", other, described, there)
+		}
 	}
 }

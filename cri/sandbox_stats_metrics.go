@@ -43,18 +43,25 @@ type measured struct {
 	disk      *runtime.DiskUsage
 }
 
-// ListMetricDescriptors describes the metrics of ListPodSandboxMetrics, as far as some
-// runtime handler has them: the kubelet asks once, when it starts.
-func (s *Server) ListMetricDescriptors(context.Context, *v1.ListMetricDescriptorsRequest) (*v1.ListMetricDescriptorsResponse, error) {
-	v2 := false
+// table is the metrics that every runtime handler has. A client takes it that every pod has
+// what is described, and critest fails a runtime of which that is not so: where the node's
+// cgroups are of version 1, virtual machines do without what version 2 has besides.
+func (s *Server) table() []metric {
+	all := metrics()
 	for _, d := range s.opts.Drivers {
-		v2 = v2 || d.Features().CgroupV2
-	}
-	var all []*v1.MetricDescriptor
-	for _, m := range metrics() {
-		if !m.v2 || v2 {
-			all = append(all, &v1.MetricDescriptor{Name: m.name, Help: m.help, LabelKeys: slices.Concat(metricLabels, m.labels)})
+		if !d.Features().CgroupV2 {
+			return slices.DeleteFunc(all, func(m metric) bool { return m.v2 })
 		}
+	}
+	return all
+}
+
+// ListMetricDescriptors describes the metrics of ListPodSandboxMetrics: the kubelet asks once,
+// when it starts.
+func (s *Server) ListMetricDescriptors(context.Context, *v1.ListMetricDescriptorsRequest) (*v1.ListMetricDescriptorsResponse, error) {
+	var all []*v1.MetricDescriptor
+	for _, m := range s.table() {
+		all = append(all, &v1.MetricDescriptor{Name: m.name, Help: m.help, LabelKeys: slices.Concat(metricLabels, m.labels)})
 	}
 	return &v1.ListMetricDescriptorsResponse{Descriptors: all}, nil
 }
@@ -76,7 +83,7 @@ func (s *Server) listMetrics(ctx context.Context) []*v1.PodSandboxMetrics {
 	var all []*v1.PodSandboxMetrics
 	var containers []*store.Container
 	every := func(*store.Sandbox) bool { return true }
-	table := metrics()
+	table := s.table()
 	type pod struct {
 		*v1.PodSandboxMetrics
 		meta *v1.PodSandboxMetadata

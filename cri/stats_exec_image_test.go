@@ -52,7 +52,7 @@ func (c paperContainer) Exec(ctx context.Context, e runtime.ExecConfig) (runtime
 }
 
 func (c paperContainer) Stat(_ context.Context, s *runtime.Stat) error {
-	s.CPUNanos, s.Memory.WorkingSet = new(uint64(2_500_000_000)), new(uint64(4096))
+	s.CPUNanos, s.Memory.WorkingSet, s.Memory.MaxEvents = new(uint64(2_500_000_000)), new(uint64(4096)), new(uint64(1))
 	s.CPUPressure = &runtime.Pressure{Some: runtime.PressureLine{Avg10: 1.5, Total: 2_000_000}}
 	return c.stat
 }

@@ -211,7 +211,7 @@ func (n *Node) checkMissing(keys map[string][]string, own, whole map[string]floa
 		}
 	}
 	for name := range keys {
-		onlyV2 := strings.HasPrefix(name, "container_pressure_") || strings.HasPrefix(name, "container_memory_events_") || strings.HasPrefix(name, "container_memory_pg")
+		onlyV2 := strings.HasPrefix(name, "container_pressure_")
 		if strings.HasPrefix(name, "container_fs_reads_") || strings.HasPrefix(name, "container_fs_writes_") || strings.HasPrefix(name, "container_blkio_") {
 			if !countsIO() && !has[name] {
 				continue
