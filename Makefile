@@ -15,7 +15,7 @@ GO_TEST := go run ./test/gotest -vet=off
 UNIT := ./cri/... ./sandbox/... ./runtime/... ./cmd/... ./hack/... ./test/layout/... ./test/coverage/... ./test/critest/... ./test/gotest/... ./test/specs/... ./test/upstream/... ./test/harness/... ./test/images/... ./test/bench/... ./test/clusterbench/...
 
 .DEFAULT_GOAL := help
-.PHONY: help setup build run test cri-coverage test-unit test-failpoints test-integration test-integration-vm test-integration-vm-quick test-conformance test-vm test-diff test-diff-vm test-trees test-critest test-critest-vm test-kubelet test-long test-vm-workloads test-node test-e2e test-e2e-long test-clusterbench conformance fuzz cluster cluster-down shell race lint bench test-bench guest guest-kernel clean $(wildcard cmd/*)
+.PHONY: help setup build run test cri-coverage test-unit test-failpoints test-integration test-integration-vm test-integration-vm-quick test-conformance test-vm test-diff test-diff-vm test-trees test-critest test-critest-vm test-critest-next test-kubelet test-long test-vm-workloads test-node test-e2e test-e2e-long test-clusterbench conformance fuzz cluster cluster-down shell race lint bench test-bench guest guest-kernel clean $(wildcard cmd/*)
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "  make %-18s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -104,6 +104,10 @@ test-critest: ## CRI's conformance suite against a private cricketd
 test-critest-vm: guest ## the same with every pod a virtual machine, emulated if need be, of Debian's kernel
 	@go run ./test/critest --cricketd bin/cricketd --hull vm --kernel debian
 
+test-critest-next: guest ## the next version of the suite, with its specs for NRI plugins, metrics and image volumes, in both hulls
+	@go run ./test/critest --cricketd bin/cricketd --critest 1.37.0
+	@go run ./test/critest --cricketd bin/cricketd --critest 1.37.0 --hull vm --kernel debian
+
 test-kubelet: ## a kubelet runs, restarts and removes a static pod on a private cricketd
 	@go run ./test/kubelet --cricketd bin/cricketd
 
@@ -111,13 +115,14 @@ shell: build ## a shell beside a private cricketd, with crictl and the test imag
 	@hack/setup test
 	@go run ./test/critest --cricketd bin/cricketd --shell bash
 
-test-long: build ## what takes longer: 500 containers, integration under the race detector, critest three times and against containerd, workloads in virtual machines, a kubelet, a cluster three times and its times beside containerd's, the virtual node, fuzzers, Kubernetes' conformance specs
+test-long: build ## what takes longer: 500 containers, integration under the race detector, critest three times and against containerd, its next version, workloads in virtual machines, a kubelet, a cluster three times and its times beside containerd's, the virtual node, fuzzers, Kubernetes' conformance specs
 	@hack/setup test
 	CRICKET_TEST_LONG=1 $(GO_TEST) -count=1 -timeout 20m -v -run FiveHundred ./runtime/monitor
 	CRICKET_TEST_LONG=1 $(GO_TEST) -count=1 -timeout 40m -v -run MillionEntries ./runtime/layer
 	CRICKET_TEST_RACE=1 CRICKET_TEST_LONG=1 $(GO_TEST) -count=1 -timeout 60m ./test/integration/...
 	@go run ./test/critest --cricketd bin/cricketd --repeat 3
 	@go run ./test/critest --runtime containerd --repeat 2
+	$(MAKE) test-critest-next
 	$(MAKE) test-diff test-diff-vm
 	@hack/setup work
 	CRICKET_TEST_LONG=1 $(MAKE) test-trees

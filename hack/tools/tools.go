@@ -11,9 +11,11 @@ import (
 	"encoding/hex"
 	"encoding/json"
 	"fmt"
+	"maps"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"time"
 )
@@ -42,9 +44,17 @@ type Change struct {
 	Reason         string
 }
 
+// The versions of critest that are known: the one that every change must pass, and the
+// next, whose suite has specs for NRI plugins besides.
 const (
-	criTools   = "sigs.k8s.io/cri-tools@v1.36.0"
+	CritestVersion     = "1.36.0"
+	NextCritestVersion = "1.37.0"
+)
+
+const (
+	criTools   = "sigs.k8s.io/cri-tools@v"
 	criSum     = "h1:Xt+LLvBVH1Fnp/AR2EyHApyWS/88y2KlWjlDc2HR+aw="
+	nextCRISum = "h1:BmTImEoTX3KPXCLwmIU9mfCC8umUqF4R8WibY9eVU9Y="
 	containerd = "github.com/containerd/containerd/v2@v2.4.2"
 	ctrdSum    = "h1:p6Qg+xbEz8lvwdhHDx0U469xENvp4LgGBx+E7djXkGw="
 	runcSum    = "h1:eUUowc2WJCnFYzI87C1WqRcu356Dk/wsoi90y+2wEfE="
@@ -52,21 +62,26 @@ const (
 
 // Crictl is the client that people use by hand.
 func Crictl() Tool {
-	return Tool{Name: "crictl", Module: criTools, Sum: criSum, Package: "./cmd/crictl"}
+	return Tool{Name: "crictl", Module: criTools + CritestVersion, Sum: criSum, Package: "./cmd/crictl"}
 }
 
-// Critest is the conformance suite of CRI. One of its images is named by a digest whose
-// bytes can only be had from its registry; digest (sha256:...) takes its place.
-func Critest(digest string) Tool {
+// Critest is the conformance suite of CRI in one of its known versions; another is an
+// error. One of its images is named by a digest whose bytes can only be had from its
+// registry; digest (sha256:...) takes its place.
+func Critest(version, digest string) (Tool, error) {
+	sums := map[string]string{CritestVersion: criSum, NextCritestVersion: nextCRISum}
+	if sums[version] == "" {
+		return Tool{}, fmt.Errorf("critest %q is not known: choose of %s", version, strings.Join(slices.Sorted(maps.Keys(sums)), ", "))
+	}
 	return Tool{
-		Name: "critest", Module: criTools, Sum: criSum, Package: "./cmd/critest", Test: true,
+		Name: "critest", Module: criTools + version, Sum: sums[version], Package: "./cmd/critest", Test: true,
 		Changes: []Change{{
 			File:   "pkg/validate/consts.go",
 			Old:    `"test-image-digest@sha256:9700f9a2f5bf2c45f2f605a0bd3bce7cf37420ec9d3ed50ac2758413308766bf"`,
 			New:    `"test-image-digest@` + digest + `"`,
 			Reason: "the image's bytes cannot be fetched offline",
 		}},
-	}
+	}, nil
 }
 
 // Runc is the OCI runtime for hosts whose packaged one is too old.
@@ -74,6 +89,16 @@ func Runc() Tool {
 	return Tool{
 		Name: "runc", Module: "github.com/opencontainers/runc@v1.5.2", Sum: runcSum,
 		Package: ".", Tags: "seccomp", Cgo: true,
+	}
+}
+
+// UlimitAdjuster is the sample plugin of NRI that sets limits of processes by annotations of
+// their pods. It is the only sample that a published form of the module holds, and this the
+// only version that does: the others are modules that nobody has published.
+func UlimitAdjuster() Tool {
+	return Tool{
+		Name: "ulimit-adjuster", Module: "github.com/containerd/nri@v0.4.0",
+		Sum: "h1:PjgIBm0RtUiFyEO6JqPBQZRQicbsIz41Fz/5VSC0zgw=", Package: "./plugins/ulimit-adjuster",
 	}
 }
 

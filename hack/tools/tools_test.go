@@ -36,7 +36,14 @@ replace (
 
 func TestKeys(t *testing.T) {
 	seen := map[string]string{}
-	for _, tool := range []Tool{Crictl(), Critest("sha256:1"), Critest("sha256:2"), Runc(), Linter(), Kubelet(), EndToEnd(), Kubernetes("test/e2e")} {
+	critest := func(version, digest string) Tool {
+		tool, err := Critest(version, digest)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return tool
+	}
+	for _, tool := range []Tool{Crictl(), critest(CritestVersion, "sha256:1"), critest(CritestVersion, "sha256:2"), critest(NextCritestVersion, "sha256:1"), Runc(), UlimitAdjuster(), Linter(), Kubelet(), EndToEnd(), Kubernetes("test/e2e")} {
 		key, err := tool.key()
 		if err != nil {
 			t.Fatal(err)
@@ -45,6 +52,13 @@ func TestKeys(t *testing.T) {
 			t.Errorf("%s and %s share the key %s", tool.Name, other, key)
 		}
 		seen[key] = tool.Name
+	}
+}
+
+func TestCritestUnknown(t *testing.T) {
+	_, err := Critest("1.35.0", "sha256:1")
+	if err == nil || !strings.Contains(err.Error(), CritestVersion) || !strings.Contains(err.Error(), NextCritestVersion) {
+		t.Errorf("a version that is not known: %v", err)
 	}
 }
 

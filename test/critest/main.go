@@ -4,6 +4,7 @@
 //	go run ./test/critest --cricketd bin/cricketd
 //	go run ./test/critest --runtime containerd     # shows that the images are honest
 //	go run ./test/critest --hull vm --kernel debian # every pod is a virtual machine
+//	go run ./test/critest --critest 1.37.0         # the next version, with its specs for NRI plugins
 //	go run ./test/critest --focus 'Networking'     # a few specs, while developing
 //	go run ./test/critest --shell bash             # no suite: a shell in the node
 //	go run ./test/critest --bundle DIR             # no suite: what another machine needs
@@ -40,7 +41,7 @@ const (
 
 type options struct {
 	runtime, cricketd, hull string
-	kernel                  string
+	kernel, critest         string
 	focus, skip, shell      string
 	cache, reports          string
 	bundle, endpoint        string
@@ -70,6 +71,7 @@ func parse() options {
 	flag.StringVar(&o.cricketd, "cricketd", "bin/cricketd", "the daemon's binary")
 	flag.StringVar(&o.hull, "hull", "", "vm: every pod is a virtual machine, by its handler or as the daemon's default")
 	flag.StringVar(&o.kernel, "kernel", "", "name of the kernel in bin/guest that virtual machines boot; empty: the one that the daemon prefers")
+	flag.StringVar(&o.critest, "critest", tools.CritestVersion, "version of the suite: "+tools.CritestVersion+" or "+tools.NextCritestVersion)
 	flag.StringVar(&o.focus, "focus", "", "run only specs that match this expression")
 	flag.StringVar(&o.skip, "skip", "", "leave out specs that match this expression")
 	flag.StringVar(&o.shell, "shell", "", "run this shell command beside the runtime instead of the suite")
@@ -93,8 +95,12 @@ func (o options) prepare(ctx context.Context) (map[string]string, error) {
 	if err != nil {
 		return nil, err
 	}
+	tool, err := tools.Critest(o.critest, digest.String())
+	if err != nil {
+		return nil, err
+	}
 	b := tools.Builder{Cache: o.cache, Say: say}
-	critest, err := b.Build(ctx, tools.Critest(digest.String()))
+	critest, err := b.Build(ctx, tool)
 	if err != nil {
 		return nil, err
 	}
@@ -128,14 +134,12 @@ func (o options) starter() (harness.Starter, error) {
 // hullVM is the hull, and the runtime handler, of virtual machines.
 const hullVM = "vm"
 
-// cricket starts cricketd. In the VM hull the handler is the default one too, for specs
-// that name none.
+// cricket starts cricketd with the configuration that the suite needs.
 func (o options) cricket() harness.Starter {
 	return func(p harness.Paths) (*exec.Cmd, error) {
 		args := o.arguments
-		if o.hull == hullVM {
+		if text := o.configuration(); text != "" {
 			config := filepath.Join(p.Dir, "config.toml")
-			text := fmt.Sprintf("default_runtime = \"vm\"\n[vm]\nkernel = %q\n", o.kernel)
 			if err := os.WriteFile(config, []byte(text), 0o644); err != nil {
 				return nil, err
 			}
@@ -145,13 +149,41 @@ func (o options) cricket() harness.Starter {
 	}
 }
 
+// configuration is cricketd's, empty where the default is right.
+func (o options) configuration() (text string) {
+	if o.hull == hullVM { // the default handler too, for specs that name none
+		text += fmt.Sprintf("default_runtime = \"vm\"\n[vm]\nkernel = %q\n", o.kernel)
+	}
+	if o.asPlugin() {
+		text += "[nri]\nrequest_timeout = \"" + patience + "\"\n"
+	}
+	return text
+}
+
+// asPlugin tells whether specs connect to the runtime as NRI plugins.
+func (o options) asPlugin() bool { return o.critest != tools.CritestVersion }
+
+const (
+	// nriSocket is where runtimes let plugins connect unless told otherwise; in the node it
+	// is the node's own.
+	nriSocket = "/var/run/nri/nri.sock"
+	// patience is how long a runtime waits for a plugin. Two specs let it wait for two
+	// seconds, which is when it would drop the plugin by default: the spec skips itself then.
+	patience = "10s"
+)
+
 func (o options) handler() string { return o.hull }
 
+// name is the beginning of the names of what is kept of a run.
 func (o options) name() string {
-	if o.hull == "" {
-		return o.runtime
+	name := o.runtime
+	if o.hull != "" {
+		name += "-" + o.hull
 	}
-	return o.runtime + "-" + o.hull
+	if o.critest != tools.CritestVersion {
+		name += "-" + o.critest
+	}
+	return name
 }
 
 // refusals lists what the hull has to refuse.

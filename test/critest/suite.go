@@ -109,22 +109,12 @@ func runs(ctx context.Context, o options, d *harness.Daemon) (result, error) {
 // report.
 func once(ctx context.Context, o options, endpoint, dir string) (result, error) {
 	report := filepath.Join(dir, "report.json")
-	args := []string{
-		"--runtime-endpoint", endpoint, "--image-endpoint", endpoint,
-		"--ginkgo.json-report", report, "--ginkgo.no-color", "--runtime-handler", o.handler(),
-	}
-	if o.focus != "" {
-		args = append(args, "--ginkgo.focus", o.focus)
-	}
-	if o.skip != "" {
-		args = append(args, "--ginkgo.skip", o.skip)
-	}
 	output, err := os.Create(filepath.Join(o.reports, o.name()+"-critest.txt"))
 	if err != nil {
 		return result{}, err
 	}
 	defer output.Close()
-	c := exec.CommandContext(ctx, os.Getenv(critestEnv), args...)
+	c := exec.CommandContext(ctx, os.Getenv(critestEnv), o.flags(endpoint, report)...)
 	c.Stdout, c.Stderr, c.Dir = output, output, dir
 	began := time.Now()
 	runErr := c.Run()
@@ -141,6 +131,24 @@ func once(ctx context.Context, o options, endpoint, dir string) (result, error) 
 		return result{}, err
 	}
 	return judge(all, o.focus != "" || o.skip != "", o.refusals())
+}
+
+// flags are critest's.
+func (o options) flags(endpoint, report string) []string {
+	flags := []string{
+		"--runtime-endpoint", endpoint, "--image-endpoint", endpoint,
+		"--ginkgo.json-report", report, "--ginkgo.no-color", "--runtime-handler", o.handler(),
+	}
+	if o.asPlugin() {
+		flags = append(flags, "--nri-socket", nriSocket)
+	}
+	if o.focus != "" {
+		flags = append(flags, "--ginkgo.focus", o.focus)
+	}
+	if o.skip != "" {
+		flags = append(flags, "--ginkgo.skip", o.skip)
+	}
+	return flags
 }
 
 // settle is how long the runtime may take to clear up after the last spec.
