@@ -21,8 +21,9 @@ const (
 	crictlEnv = "CRICKET_TEST_CRICTL"
 	imagesEnv = "CRICKET_TEST_IMAGES"
 	debianEnv = "CRICKET_TEST_DEBIAN" // only with MainWithDebian
-	// Only with Main: runc, and CRIU in two versions.
+	// Only with Main: runc, a plugin of NRI's, and CRIU in two versions.
 	runcEnv    = "CRICKET_TEST_RUNC"
+	pluginEnv  = "CRICKET_TEST_NRI_PLUGIN"
 	newCRIUEnv = "CRICKET_TEST_CRIU"
 	oldCRIUEnv = "CRICKET_TEST_OLD_CRIU"
 )
@@ -40,7 +41,7 @@ var programs = []string{"./cmd/cricketd", "./cmd/cricket-monitor"}
 // Main is the suite's TestMain.
 func Main(m *testing.M) {
 	harness.Main("integration suite", func() (int, error) {
-		return harness.InNode(prepareWithCRIU, func(context.Context) (int, error) {
+		return harness.InNode(prepareWithOthers, func(context.Context) (int, error) {
 			recorder = field.NewRecorder(os.Getenv(RecordEnv))
 			return m.Run(), recorder.Close()
 		})
@@ -54,8 +55,8 @@ func MainWithDebian(m *testing.M) {
 	})
 }
 
-// prepareWithCRIU is prepare with what checkpoints need besides.
-func prepareWithCRIU(ctx context.Context) (map[string]string, error) {
+// prepareWithOthers is prepare with programs of other projects that some tests need.
+func prepareWithOthers(ctx context.Context) (map[string]string, error) {
 	env, err := prepare(ctx)
 	if err != nil {
 		return nil, err
@@ -66,8 +67,11 @@ func prepareWithCRIU(ctx context.Context) (map[string]string, error) {
 	}
 	cache := filepath.Join(module, ".cache")
 	say := func(f string, a ...any) { fmt.Printf(f+"\n", a...) }
-	if env[runcEnv], err = (tools.Builder{Cache: cache, Say: say}).Build(ctx, tools.Runc()); err != nil {
-		return nil, err
+	b := tools.Builder{Cache: cache, Say: say}
+	for name, tool := range map[string]tools.Tool{runcEnv: tools.Runc(), pluginEnv: tools.UlimitAdjuster()} {
+		if env[name], err = b.Build(ctx, tool); err != nil {
+			return nil, err
+		}
 	}
 	for name, release := range map[string]string{newCRIUEnv: criu.New, oldCRIUEnv: criu.Old} {
 		if env[name], err = criu.Install(ctx, cache, release, say); err != nil {

@@ -212,6 +212,38 @@ func nriLife(t *testing.T, n *Node, plugin *nriPlugin) {
 	plugin.inOrder(t, pod, "run", "update", "updated", "stop", "remove")
 }
 
+// TestNRISample: a sample plugin of NRI's own project, which the daemon starts, sets limits
+// that annotations of a pod ask for, and refuses what it does not know.
+func TestNRISample(t *testing.T) {
+	config, _, plugins := nriConfig(t, "")
+	if err := os.Symlink(os.Getenv(pluginEnv), filepath.Join(plugins, "10-ulimit-adjuster")); err != nil {
+		t.Fatal(err)
+	}
+	n := Start(t, "--config", config)
+	n.Pull(images.Busybox)
+	p := n.PodConfig()
+	p.Annotations = map[string]string{
+		"ulimits.nri.containerd.io/container.set":   "[{type: nofile, hard: 4321, soft: 1234}, {type: RLIMIT_CORE, hard: 4096}]",
+		"ulimits.nri.containerd.io/container.wrong": "[{type: nofiles, hard: 4321, soft: 1234}]",
+	}
+	pod := n.RunPod(p)
+	c := n.ContainerConfig("sleep", "3600")
+	c.Metadata.Name = "set"
+	limits := n.Exec(n.Started(pod, p, c), "cat", "/proc/1/limits")
+	for _, want := range []string{"Max open files 1234 4321 files", "Max core file size 0 4096 bytes"} {
+		if !strings.Contains(strings.Join(strings.Fields(limits), " "), want) {
+			t.Errorf("the limits are %s\nwant %s", limits, want)
+		}
+	}
+	c = n.ContainerConfig("true")
+	c.Metadata.Name = "wrong"
+	_, err := n.Runtime.CreateContainer(t.Context(), &cri.CreateContainerRequest{PodSandboxId: pod, Config: c, SandboxConfig: p})
+	WantCode(t, err, codes.FailedPrecondition)
+	if !strings.Contains(fmt.Sprint(err), "nofiles") {
+		t.Errorf("the error does not say why: %v", err)
+	}
+}
+
 // TestNRIHangs: a plugin that hangs is dropped when its time is over, and one that is
 // killed at once: pods go on.
 func TestNRIHangs(t *testing.T) {
