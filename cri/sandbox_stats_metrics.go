@@ -130,23 +130,34 @@ func (s *Server) measureContainers(ctx context.Context, records []*store.Contain
 			s.log.Debug("figures of a container left out", "container", r.ID, "error", err)
 			return
 		}
+		counting, cancel := s.countingOne(counting, r)
+		defer cancel()
 		all[running[i]] = &measured{
 			Sample: &samples[i].Sample, created: r.CreatedAt, started: r.StartedAt,
-			disk:      s.opts.Stats.Disk(ctx, s.sampledContainer(r.ID)),
 			processes: s.countProcesses(counting, r),
+			disk:      s.opts.Stats.AwaitDisk(counting, s.sampledContainer(r.ID)),
 		}
 	})
 	return all
 }
 
 const (
-	// countTime is how long the processes of one container may be counted that are on the
-	// node's kernel: it is the daemon that counts, and nothing comes of it that goes on longer.
+	// countTime is how long the processes of one container may be counted, and its writable
+	// layer for the first time, that are on the node's kernel: it is the daemon that counts,
+	// and nothing comes of it that goes on longer.
 	countTime = 500 * time.Millisecond
 	// countBudget is how long all of them may be counted, and guests be waited for that count
 	// their own.
 	countBudget = 3 * time.Second
 )
+
+// countingOne bounds what is counted of one container within ctx.
+func (s *Server) countingOne(ctx context.Context, r *store.Container) (context.Context, context.CancelFunc) {
+	if pod, err := s.store.Sandboxes.Get(r.SandboxID); err == nil && s.isMachine(pod.Handler) {
+		return context.WithCancel(ctx)
+	}
+	return context.WithTimeout(ctx, countTime)
+}
 
 // countProcesses is nil for a hull that cannot, for a container that has just ended, and for
 // one of which it takes too long.
@@ -160,11 +171,6 @@ func (s *Server) countProcesses(ctx context.Context, r *store.Container) *runtim
 	})
 	if !ok {
 		return nil
-	}
-	if pod, err := s.store.Sandboxes.Get(r.SandboxID); err != nil || !s.isMachine(pod.Handler) {
-		var cancel context.CancelFunc
-		ctx, cancel = context.WithTimeout(ctx, countTime)
-		defer cancel()
 	}
 	p, err := counter.Processes(ctx)
 	if err != nil {

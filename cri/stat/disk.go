@@ -53,6 +53,18 @@ func (d *disks) get(ctx context.Context, l Live) *runtime.DiskUsage {
 	return nil // not there (yet); asked again next time
 }
 
+// await is get for who can wait for the first measurement until ctx ends.
+func (d *disks) await(ctx context.Context, l Live) *runtime.DiskUsage {
+	if known := d.get(ctx, l); known != nil || l.Layer == nil {
+		return known
+	}
+	u, err := l.Layer.DiskUsage(ctx)
+	if err != nil {
+		return nil
+	}
+	return d.put(l.ID, &u)
+}
+
 func (d *disks) put(id string, u *runtime.DiskUsage) *runtime.DiskUsage {
 	d.mu.Lock()
 	defer d.mu.Unlock()

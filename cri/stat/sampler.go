@@ -239,3 +239,8 @@ func (s *Sampler) forgetOthers(live []Live) {
 func (s *Sampler) Disk(ctx context.Context, l Live) *runtime.DiskUsage {
 	return s.disk.get(ctx, l)
 }
+
+// AwaitDisk is Disk, but that it measures, until ctx ends, what was never measured.
+func (s *Sampler) AwaitDisk(ctx context.Context, l Live) *runtime.DiskUsage {
+	return s.disk.await(ctx, l)
+}

@@ -240,6 +240,31 @@ func TestDisk(t *testing.T) {
 	}
 }
 
+// TestAwaitDisk: who can wait gets the first measurement, also of a layer that another has left
+// to the background, and none that takes longer than they wait.
+func TestAwaitDisk(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := New(Options{})
+		slow, endless := &layer{takes: time.Second}, &layer{takes: 24 * time.Hour}
+		if u := s.Disk(t.Context(), Live{"slow", slow}); u != nil {
+			t.Errorf("without waiting: %+v", u)
+		}
+		for range 2 {
+			if u := s.AwaitDisk(t.Context(), Live{"slow", slow}); u == nil || u.Bytes != 4096 || slow.calls.Load() != 2 {
+				t.Errorf("%+v, measured %d times", u, slow.calls.Load())
+			}
+		}
+		ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+		defer cancel()
+		if u := s.AwaitDisk(ctx, Live{"endless", endless}); u != nil {
+			t.Errorf("endless: %+v", u)
+		}
+		if u := s.AwaitDisk(t.Context(), Live{ID: "sandbox"}); u != nil {
+			t.Errorf("without a layer: %+v", u)
+		}
+	})
+}
+
 // TestEndlessLayer: a layer that takes too long to measure does not keep the others from
 // it, and has at least what could be counted of it.
 func TestEndlessLayer(t *testing.T) {
