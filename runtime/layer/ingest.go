@@ -24,6 +24,12 @@ import (
 // if it fails, the next takes over with its own tar. Reads of tar must fail when ctx
 // ends: Ingest never returns while one is under way.
 func (s *Store) Ingest(ctx context.Context, id digest.Digest, tar io.Reader) error {
+	return s.ingest(ctx, id, tar, true)
+}
+
+// ingest takes a layer in whose id is the digest of its tar, which is compared, or a mere
+// name.
+func (s *Store) ingest(ctx context.Context, id digest.Digest, tar io.Reader, compare bool) error {
 	n, err := name(id)
 	if err != nil {
 		return err
@@ -41,7 +47,7 @@ func (s *Store) Ingest(ctx context.Context, id digest.Digest, tar io.Reader) err
 		return fmt.Errorf("create blob: %w", err)
 	}
 	defer f.Close()
-	if err := s.write(ctx, f, id, tar); err != nil {
+	if err := s.write(ctx, f, id, tar, compare); err != nil {
 		os.Remove(f.Name())
 		return err
 	}
@@ -57,9 +63,16 @@ func (s *Store) Ingest(ctx context.Context, id digest.Digest, tar io.Reader) err
 }
 
 // write makes the blob in f and syncs it.
-func (s *Store) write(ctx context.Context, f *os.File, id digest.Digest, tar io.Reader) error {
-	r := newHasher(tar, id.Algorithm())
-	o := erofs.Options{Limits: s.limits, Align: Step, Verify: func() error { return r.verify(id) }}
+func (s *Store) write(ctx context.Context, f *os.File, id digest.Digest, tar io.Reader, compare bool) error {
+	o := erofs.Options{Limits: s.limits, Align: Step}
+	var sum digest.Digester
+	if compare {
+		sum = id.Algorithm().Digester()
+	}
+	r := newHasher(tar, sum)
+	if compare {
+		o.Verify = func() error { return r.verify(id) }
+	}
 	raw, _ := hex.DecodeString(id.Encoded())
 	copy(o.UUID[:], raw)
 	var seal seal
@@ -121,7 +134,7 @@ func (w *writeback) WriteAt(p []byte, off int64) (int, error) {
 }
 
 // hasher passes a stream on, reading ahead and hashing in goroutines of its own, so
-// that decompression, hashing and writing overlap.
+// that decompression, hashing and writing overlap. Without a digester it only reads ahead.
 type hasher struct {
 	free chan []byte // empty buffers, for the reading goroutine
 	full chan piece  // hashed
@@ -145,10 +158,10 @@ const (
 	pieceCount = 6
 )
 
-func newHasher(src io.Reader, alg digest.Algorithm) *hasher {
+func newHasher(src io.Reader, sum digest.Digester) *hasher {
 	h := &hasher{
 		free: make(chan []byte, pieceCount), full: make(chan piece, pieceCount),
-		done: make(chan struct{}), quit: make(chan struct{}), digester: alg.Digester(),
+		done: make(chan struct{}), quit: make(chan struct{}), digester: sum,
 	}
 	for range pieceCount {
 		h.free <- make([]byte, pieceSize)
@@ -188,7 +201,9 @@ func fill(src io.Reader, buf []byte) (n int, err error) {
 func (h *hasher) hash(in <-chan piece) {
 	defer close(h.done)
 	for p := range in {
-		h.digester.Hash().Write(p.buf[:p.n])
+		if h.digester != nil {
+			h.digester.Hash().Write(p.buf[:p.n])
+		}
 		h.full <- p // as large as there are buffers: never blocks
 	}
 }
