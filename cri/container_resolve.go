@@ -28,6 +28,10 @@ func (s *Server) resolve(ctx context.Context, pod *store.Sandbox, rec *store.Con
 		return runtime.Config{}, fmt.Errorf("config.image: the image %q is a checkpoint of a container (%s), which is not restored by creating a container of it: %w",
 			rec.Config.GetImage().GetImage(), img.Checkpoint, errdefs.ErrFailedPrecondition)
 	}
+	if img.Artifact != "" {
+		return runtime.Config{}, fmt.Errorf("config.image: %q is an OCI artifact (%s) and no container image: it can be mounted as an image volume, and not be run: %w",
+			rec.Config.GetImage().GetImage(), img.Artifact, errdefs.ErrFailedPrecondition)
+	}
 	if rec.StopSignal, err = stopSignal(rec.Config.GetStopSignal(), img.Config.Config.StopSignal); err != nil {
 		return runtime.Config{}, err
 	}
@@ -58,6 +62,9 @@ func (s *Server) containerRequest(ctx context.Context, pod *store.Sandbox, rec *
 			i, err := s.findImage(field+".image", m.GetImage(), pod)
 			if err != nil {
 				return nil, err
+			}
+			if len(i.Layers) == 0 {
+				return nil, fmt.Errorf("%s.image: %q has no files to mount: %w", field, m.GetImage().GetImage(), errdefs.ErrFailedPrecondition)
 			}
 			if rec.VolumeRefs == nil {
 				rec.VolumeRefs = map[string]string{}

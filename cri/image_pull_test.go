@@ -50,20 +50,25 @@ func (noStore) List() []digest.Digest                                  { return 
 func (noStore) Usage() (bytes, inodes uint64)                          { return 0, 0 }
 func (noStore) Ingest(context.Context, digest.Digest, io.Reader) error { return io.ErrShortWrite }
 
-// TestRefusedImagesAreUnimplemented pulls what registries have beside images that can be
-// run, and looks at what a client gets to see.
-func TestRefusedImagesAreUnimplemented(t *testing.T) {
+// TestRefusedImages pulls what registries have beside images that can be run, and looks at
+// what a client gets to see.
+func TestRefusedImages(t *testing.T) {
 	config := `{"os":"linux","architecture":"amd64","rootfs":{"type":"layers","diff_ids":["sha256:` + strings.Repeat("0", 64) + `"]}}`
 	descriptor := func(mediaType, content string) string {
 		return fmt.Sprintf(`{"mediaType":%q,"digest":%q,"size":%d}`, mediaType, digest.FromString(content), len(content))
 	}
 	manifest := "application/vnd.oci.image.manifest.v1+json"
-	tags := map[string]struct{ mediaType, raw, want string }{
-		"schema1": {"application/vnd.docker.distribution.manifest.v1+prettyjws", `{"schemaVersion":1,"fsLayers":[]}`, "schema 1"},
+	tags := map[string]struct {
+		mediaType, raw, want string
+		code                 codes.Code
+	}{
+		"schema1": {"application/vnd.docker.distribution.manifest.v1+prettyjws", `{"schemaVersion":1,"fsLayers":[]}`, "schema 1", codes.Unimplemented},
 		"foreign": {manifest, `{"schemaVersion":2,"config":` + descriptor("application/vnd.oci.image.config.v1+json", config) +
-			`,"layers":[` + descriptor("application/vnd.oci.image.layer.nondistributable.v1.tar+gzip", "x") + `]}`, "not distributable"},
+			`,"layers":[` + descriptor("application/vnd.oci.image.layer.nondistributable.v1.tar+gzip", "x") + `]}`, "not distributable", codes.Unimplemented},
 		"artifact": {manifest, `{"schemaVersion":2,"artifactType":"application/vnd.example.model","config":` +
-			descriptor("application/vnd.oci.empty.v1+json", "{}") + `,"layers":[]}`, "application/vnd.example.model"},
+			descriptor("application/vnd.example.config", config) + `,"layers":[` +
+			strings.TrimSuffix(descriptor("text/plain", "x"), "}") + `,"annotations":{"org.opencontainers.image.title":"../etc/passwd"}}]}`,
+			`"../etc/passwd"`, codes.InvalidArgument},
 	}
 	registry := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		if strings.HasSuffix(r.URL.Path, "/blobs/"+digest.FromString(config).String()) {
@@ -91,7 +96,7 @@ func TestRefusedImagesAreUnimplemented(t *testing.T) {
 	for tag, m := range tags {
 		ref := strings.TrimPrefix(registry.URL, "http://") + "/app:" + tag
 		_, err := s.PullImage(t.Context(), &v1.PullImageRequest{Image: &v1.ImageSpec{Image: ref}})
-		if code := codeOf(err); code != codes.Unimplemented || !strings.Contains(err.Error(), m.want) {
+		if code := codeOf(err); code != m.code || !strings.Contains(err.Error(), m.want) {
 			t.Errorf("%s: %s, %v", tag, code, err)
 		}
 	}

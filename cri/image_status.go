@@ -29,7 +29,8 @@ func (s *Server) ImageStatus(_ context.Context, req *v1.ImageStatusRequest) (*v1
 		resp.Info, err = infoMap(struct {
 			ImageSpec ocispec.Image   `json:"imageSpec"`
 			Layers    []digest.Digest `json:"layers"`
-		}{img.Config, img.Layers})
+			Artifact  string          `json:"artifactType,omitempty"`
+		}{img.Config, img.Layers, img.Artifact})
 	}
 	return resp, err
 }

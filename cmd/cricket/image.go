@@ -66,12 +66,14 @@ type listed struct {
 	Layers  int       `json:"layers"`
 	Pinned  bool      `json:"pinned"`
 	Since   time.Time `json:"since"`
+	// Artifact is the type of what is no image, but an artifact.
+	Artifact string `json:"artifactType,omitempty"`
 }
 
 func printImages(out io.Writer, images []image.Image) error {
 	list := make([]listed, 0, len(images))
 	for _, i := range images {
-		list = append(list, listed{i.ID.String(), i.RepoTags, i.RepoDigests, i.Size, len(i.Layers), i.Pinned, i.PulledAt})
+		list = append(list, listed{i.ID.String(), i.RepoTags, i.RepoDigests, i.Size, len(i.Layers), i.Pinned, i.PulledAt, i.Artifact})
 	}
 	return encodeJSON(out, list)
 }

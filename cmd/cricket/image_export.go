@@ -61,11 +61,11 @@ func (n *imageStore) exported(refs []string) ([]archive.Exported, error) {
 			continue
 		}
 		seen[img.ID] = true
-		config, err := n.records().Config(img.ID)
+		kept, err := n.records().Documents(img.ID)
 		if err != nil {
 			return nil, err
 		}
-		list = append(list, archive.Exported{ID: img.ID, Names: img.RepoTags, Config: config, Layers: img.Layers})
+		list = append(list, archive.Exported{ID: img.ID, Names: img.RepoTags, Documents: kept, Layers: img.Layers})
 	}
 	return list, nil
 }

@@ -221,7 +221,7 @@ func (a *audit) dropRecord(ctx context.Context, file string) error {
 	id := digest.NewDigestFromEncoded(digest.SHA256, hex)
 	current, aside := strings.CutSuffix(file, ".bad")
 	if aside {
-		if _, err := a.store.records().Config(id); err == nil {
+		if _, err := a.store.records().Documents(id); err == nil {
 			return gone(file)
 		}
 	}

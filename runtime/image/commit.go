@@ -48,8 +48,8 @@ func (s *Store) merge(src source, n naming) (r record, changed bool) {
 	r = e.record
 	if !known {
 		r = record{
-			Version: recordVersion, ID: src.id, Config: src.config,
-			DiffIDs: src.image.RootFS.DiffIDs, Size: src.size, PulledAt: time.Now().UTC(), Checkpoint: src.checkpoint,
+			Version: recordVersion, ID: src.id, Config: src.config, Manifest: src.artifact.manifest,
+			DiffIDs: src.diffIDs, Size: src.size, PulledAt: time.Now().UTC(), Checkpoint: src.checkpoint,
 		}
 		changed = true
 	}

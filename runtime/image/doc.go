@@ -12,6 +12,9 @@
 // record names are rubbish and swept when the store opens, when a pull fails and when an
 // image is removed.
 //
+// An OCI artifact is kept like an image. Its id is the digest of its manifest, and each of
+// its blobs is a layer with one file.
+//
 // Layers are shared by their diff id between all images of the node, whatever registry
 // and credential they came with: who knows the digest of a layer is taken for one who
 // may have it, as elsewhere in the field. Manifests are not shared that way: every pull

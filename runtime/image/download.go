@@ -11,30 +11,29 @@ import (
 	"github.com/containerd/containerd/v2/core/remotes/docker"
 	"github.com/containerd/errdefs"
 	"github.com/opencontainers/go-digest"
-	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 	"golang.org/x/sync/semaphore"
 )
 
 // layer brings in one layer: fetched, checked, inflated, kept, in one pass. If an
 // endpoint turns out to have served something else, the layer is fetched again from
 // another.
-func (p *pull) layer(ctx context.Context, id digest.Digest, desc ocispec.Descriptor, arrive *atomic.Int64) error {
-	return p.store.ifMissing(ctx, id, desc, func() error { return p.download(ctx, id, desc, arrive) })
+func (p *pull) layer(ctx context.Context, id digest.Digest, blob part, arrive *atomic.Int64) error {
+	return p.store.ifMissing(ctx, id, blob.Descriptor, func() error { return p.download(ctx, id, blob, arrive) })
 }
 
-func (p *pull) download(ctx context.Context, id digest.Digest, desc ocispec.Descriptor, arrive *atomic.Int64) error {
+func (p *pull) download(ctx context.Context, id digest.Digest, blob part, arrive *atomic.Int64) error {
 	release, err := p.store.slots.acquire(ctx, p.reg.host)
 	if err != nil {
 		return err
 	}
 	defer release()
 	for {
-		blob := &stream{ctx: ctx, reg: p.reg, desc: desc, arrive: arrive, breaks: map[string]int{}, without: map[string]bool{}}
-		err := p.ingest(ctx, id, blob)
-		if err == nil || ctx.Err() != nil || !untrue(err) || !p.another(blob) {
+		sent := &stream{ctx: ctx, reg: p.reg, desc: blob.Descriptor, arrive: arrive, breaks: map[string]int{}, without: map[string]bool{}}
+		err := p.ingest(ctx, id, blob.file, sent)
+		if err == nil || ctx.Err() != nil || !untrue(err) || !p.another(sent) {
 			return err
 		}
-		p.reg.log.Warn("layer is fetched again", "image", p.reg.full, "digest", desc.Digest, "error", redacted{err})
+		p.reg.log.Warn("layer is fetched again", "image", p.reg.full, "digest", blob.Digest, "error", redacted{err})
 	}
 }
 
@@ -48,11 +47,11 @@ func (p *pull) another(blob *stream) bool {
 	return slices.ContainsFunc(blob.sources, func(key string) bool { return p.reg.distrust(key, servesWrong) })
 }
 
-func (p *pull) ingest(ctx context.Context, id digest.Digest, blob *stream) error {
+func (p *pull) ingest(ctx context.Context, id digest.Digest, file string, blob *stream) error {
 	defer blob.close()
 	watched := watchLayer(ctx, id, blob.desc, blob)
 	checked := newVerifier(watched, blob.desc)
-	err := p.store.unpack(ctx, id, checked)
+	err := p.store.ingest(ctx, id, file, checked)
 	if err == nil {
 		if _, err = io.Copy(io.Discard, checked); err == nil { // what lies behind the compressed data
 			watched.done()

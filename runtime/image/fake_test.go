@@ -70,6 +70,20 @@ func (m *memory) Ingest(_ context.Context, id digest.Digest, tar io.Reader) erro
 	return nil
 }
 
+func (m *memory) IngestFile(_ context.Context, id digest.Digest, file string, size int64, content io.Reader) error {
+	raw, err := io.ReadAll(content)
+	if err != nil {
+		return fmt.Errorf("read file: %w", err)
+	}
+	if int64(len(raw)) != size {
+		return fmt.Errorf("%w: a file of %d bytes", errdefs.ErrFailedPrecondition, len(raw))
+	}
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.layers[id] = slices.Concat([]byte(file+"\n"), raw)
+	return nil
+}
+
 func sum(raw []byte) []byte { s := sha256.Sum256(raw); return s[:] }
 
 func (m *memory) Remove(_ context.Context, id digest.Digest) error {

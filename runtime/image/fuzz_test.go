@@ -20,6 +20,13 @@ const someManifest = `{"schemaVersion":2,"mediaType":"application/vnd.oci.image.
 "config":{"mediaType":"application/vnd.oci.image.config.v1+json","digest":"sha256:44136fa355b3678a1146ad16f7e8649e94fb4fc21fe77e8310c060f61caaff8a","size":2},
 "layers":[{"mediaType":"application/vnd.oci.image.layer.v1.tar+gzip","digest":"sha256:e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855","size":32}]}`
 
+// someArtifact is what ORAS makes of a file and a directory.
+const someArtifact = `{"schemaVersion":2,"mediaType":"application/vnd.oci.image.manifest.v1+json","artifactType":"application/vnd.example.model",
+"config":{"mediaType":"application/vnd.oci.empty.v1+json","digest":"sha256:44136fa355b3678a1146ad16f7e8649e94fb4fc21fe77e8310c060f61caaff8a","size":2},
+"layers":[{"mediaType":"text/plain","digest":"sha256:e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855","size":0,"annotations":{"org.opencontainers.image.title":"weights/1"}},
+{"mediaType":"application/vnd.oci.image.layer.v1.tar+gzip","digest":"sha256:44136fa355b3678a1146ad16f7e8649e94fb4fc21fe77e8310c060f61caaff8a","size":32,"annotations":{
+"org.opencontainers.image.title":"docs","io.deis.oras.content.unpack":"true","io.deis.oras.content.digest":"sha256:e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855"}}]}`
+
 // someIndex is an index of two platforms and of one that it does not name.
 const someIndex = `{"schemaVersion":2,"mediaType":"application/vnd.oci.image.index.v1+json","manifests":[
 {"mediaType":"application/vnd.oci.image.manifest.v1+json","digest":"sha256:44136fa355b3678a1146ad16f7e8649e94fb4fc21fe77e8310c060f61caaff8a","size":2,"platform":{"os":"linux","architecture":"amd64"}},
@@ -46,17 +53,62 @@ func FuzzManifest(f *testing.F) {
 		if err != nil || doc.Config == nil {
 			return
 		}
-		src := source{image: img, layers: doc.Layers}
+		src := source{diffIDs: img.RootFS.DiffIDs, parts: tars(doc.Layers)}
 		if err := src.checkLayers(); err != nil {
 			wantKind(t, err)
 			return
 		}
-		if len(src.layers) != len(img.RootFS.DiffIDs) || len(src.layers) > maxLayers {
-			t.Fatalf("%d layers for %d diff ids", len(src.layers), len(img.RootFS.DiffIDs))
+		if len(src.parts) != len(img.RootFS.DiffIDs) || len(src.parts) > maxLayers {
+			t.Fatalf("%d layers for %d diff ids", len(src.parts), len(img.RootFS.DiffIDs))
 		}
-		for _, l := range src.layers {
+		for _, l := range src.parts {
 			if l.Size < 0 || l.Digest.Validate() != nil {
 				t.Fatalf("layer %+v", l)
+			}
+		}
+	})
+}
+
+// FuzzArtifact: whatever is read as an artifact has a layer for each part, and its files have
+// names that lead nowhere else and that a tar can have.
+func FuzzArtifact(f *testing.F) {
+	f.Add([]byte(someManifest))
+	f.Add([]byte(someArtifact))
+	f.Add([]byte(strings.ReplaceAll(someArtifact, "weights/1", "../1")))
+	f.Add([]byte(`{"artifactType":"a/b","config":{},"layers":[{"annotations":{"org.opencontainers.image.title":"."}}]}`))
+	f.Fuzz(func(t *testing.T, raw []byte) {
+		doc, err := parseDocument(raw)
+		if err != nil || doc.Config == nil {
+			return
+		}
+		src := source{manifest: digest.FromBytes(raw)}
+		if err := src.readArtifact(doc); err != nil {
+			if !errdefs.IsInvalidArgument(err) {
+				wantKind(t, err)
+			}
+			return
+		}
+		if len(src.parts) != len(src.diffIDs) || len(src.parts) > maxLayers {
+			t.Fatalf("%d parts for %d layers", len(src.parts), len(src.diffIDs))
+		}
+		files := map[string]bool{}
+		for i, p := range src.parts {
+			if p.Size < 0 || p.Digest.Validate() != nil || src.diffIDs[i].Validate() != nil {
+				t.Fatalf("part %+v", p)
+			}
+			if p.file == "" {
+				continue
+			}
+			if files[p.file] || !filepath.IsLocal(p.file) || filepath.Clean(p.file) != p.file {
+				t.Fatalf("file %q", p.file)
+			}
+			files[p.file] = true
+		}
+		for name := range files {
+			for dir := filepath.Dir(name); dir != "."; dir = filepath.Dir(dir) {
+				if files[dir] {
+					t.Fatalf("%q is a file and a directory", dir)
+				}
 			}
 		}
 	})

@@ -12,8 +12,12 @@ import (
 // Image describes one whole image. Values share memory with the store: they are not to
 // be changed.
 type Image struct {
-	// ID is the digest of the image's configuration, "sha256:" and 64 digits.
+	// ID is the digest of the image's configuration, of an artifact's manifest: "sha256:"
+	// and 64 digits.
 	ID digest.Digest
+	// Artifact is the type of an OCI artifact, which can be mounted as a volume and not be
+	// run: its artifactType, or the media type of its configuration. It is empty for images.
+	Artifact string
 	// RepoTags are the full names with tag that lead to the image
 	// ("docker.io/library/busybox:latest"), sorted.
 	RepoTags []string
@@ -23,10 +27,10 @@ type Image struct {
 	// Size is what the registry sends for the image in bytes: index, manifest,
 	// configuration and compressed layers. That is the size containerd reports.
 	Size uint64
-	// Config is the content of the configuration file.
+	// Config is the content of the configuration file; zero for artifacts.
 	Config ocispec.Image
 	// Layers lists the diff ids, the lowest layer first. An image may hold the same
-	// layer twice.
+	// layer twice. Those of an artifact's files are names of this store's own.
 	Layers []digest.Digest
 	// Pinned says that the configuration of the node, or whoever brought the image in,
 	// protects it from garbage collection. Remove works all the same.

@@ -63,7 +63,7 @@ func (s *Store) Import(ctx context.Context, what Import, from Content) (Image, e
 	if err != nil {
 		return Image{}, classify(err)
 	}
-	s.holds.unpin(i.source.image.RootFS.DiffIDs)
+	s.holds.unpin(i.source.diffIDs)
 	return i.image, nil
 }
 
@@ -117,12 +117,12 @@ func (i *importing) read(ctx context.Context) (err error) {
 }
 
 func (i *importing) pin(context.Context) error {
-	i.store.holds.pin(i.source.image.RootFS.DiffIDs)
+	i.store.holds.pin(i.source.diffIDs)
 	return nil
 }
 
 func (i *importing) drop(ctx context.Context) error {
-	i.store.holds.unpin(i.source.image.RootFS.DiffIDs)
+	i.store.holds.unpin(i.source.diffIDs)
 	return i.store.sweep(ctx)
 }
 
@@ -130,13 +130,13 @@ func (i *importing) layers(ctx context.Context) error {
 	group, ctx := errgroup.WithContext(ctx)
 	group.SetLimit(i.store.opts.Parallel)
 	done := map[digest.Digest]bool{}
-	for n, id := range i.source.image.RootFS.DiffIDs {
+	for n, id := range i.source.diffIDs {
 		if done[id] {
 			continue
 		}
 		done[id] = true
 		group.Go(func() error {
-			if err := i.layer(ctx, id, i.source.layers[n]); err != nil {
+			if err := i.layer(ctx, id, i.source.parts[n]); err != nil {
 				return fmt.Errorf("layer %d: %w", n+1, err)
 			}
 			return nil
@@ -145,14 +145,14 @@ func (i *importing) layers(ctx context.Context) error {
 	return group.Wait()
 }
 
-func (i *importing) layer(ctx context.Context, id digest.Digest, desc ocispec.Descriptor) error {
-	return i.store.ifMissing(ctx, id, desc, func() error {
-		blob, err := i.from.Open(ctx, desc)
+func (i *importing) layer(ctx context.Context, id digest.Digest, p part) error {
+	return i.store.ifMissing(ctx, id, p.Descriptor, func() error {
+		blob, err := i.from.Open(ctx, p.Descriptor)
 		if err != nil {
-			return fmt.Errorf("open %s: %w", desc.Digest, err)
+			return fmt.Errorf("open %s: %w", p.Digest, err)
 		}
 		defer blob.Close()
-		return i.store.keepLayer(ctx, id, desc, blob)
+		return i.store.keepLayer(ctx, id, p, blob)
 	})
 }
 
@@ -178,10 +178,10 @@ func (s *Store) ifMissing(ctx context.Context, id digest.Digest, desc ocispec.De
 }
 
 // keepLayer stores a layer in one pass: checked, inflated, kept.
-func (s *Store) keepLayer(ctx context.Context, id digest.Digest, desc ocispec.Descriptor, blob io.Reader) error {
-	watched := watchLayer(ctx, id, desc, blob)
-	checked := newVerifier(watched, desc)
-	if err := s.unpack(ctx, id, checked); err != nil {
+func (s *Store) keepLayer(ctx context.Context, id digest.Digest, p part, blob io.Reader) error {
+	watched := watchLayer(ctx, id, p.Descriptor, blob)
+	checked := newVerifier(watched, p.Descriptor)
+	if err := s.ingest(ctx, id, p.file, checked); err != nil {
 		return err
 	}
 	if _, err := io.Copy(io.Discard, checked); err != nil { // what lies behind the compressed data
@@ -191,8 +191,15 @@ func (s *Store) keepLayer(ctx context.Context, id digest.Digest, desc ocispec.De
 	return nil
 }
 
-// unpack has the layer store take in what is left of a blob.
-func (s *Store) unpack(ctx context.Context, id digest.Digest, checked *verifier) error {
+// ingest has the layer store take in a blob: as a file if it is to be one, or else what is
+// in it.
+func (s *Store) ingest(ctx context.Context, id digest.Digest, file string, checked *verifier) error {
+	if file != "" {
+		if err := s.opts.Layers.IngestFile(ctx, id, file, checked.want.Size, checked); err != nil {
+			return fmt.Errorf("ingest %s as file %.100q: %w", checked.want.Digest, file, err)
+		}
+		return nil
+	}
 	tar, err := inflate(checked)
 	if err != nil {
 		return fmt.Errorf("inflate %s: %w", checked.want.Digest, checked.reason(err))

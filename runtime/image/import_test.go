@@ -220,11 +220,11 @@ func TestRecordsReadBesideTheStore(t *testing.T) {
 	if err != nil || len(damaged) != 0 || len(images) != 1 || images[0].ID != p.id || !images[0].Pinned {
 		t.Errorf("list = %+v, %v, %v", images, damaged, err)
 	}
-	raw, err := r.Config(p.id)
-	if err != nil || digest.FromBytes(raw) != p.id || !json.Valid(raw) {
-		t.Errorf("config = %s, %v", raw, err)
+	kept, err := r.Documents(p.id)
+	if err != nil || digest.FromBytes(kept.Config) != p.id || !json.Valid(kept.Config) || kept.Manifest != nil {
+		t.Errorf("documents = %+v, %v", kept, err)
 	}
-	if _, err := r.Config(digest.FromString("x")); !errdefs.IsNotFound(err) {
+	if _, err := r.Documents(digest.FromString("x")); !errdefs.IsNotFound(err) {
 		t.Errorf("absent: %v", err)
 	}
 	path := filepath.Join(k.opts.Root, p.id.Encoded()+".json")

@@ -10,7 +10,8 @@ import (
 	"github.com/opencontainers/go-digest"
 )
 
-// Layers is what images need of the layer store. Layers are named by their diff id.
+// Layers is what images need of the layer store. Layers are named by their diff id, those of
+// artifacts' files by fileID.
 type Layers interface {
 	Has(id digest.Digest) bool
 	// Lacks tells that the layer is not there for sure, as a disk that fails does not say.
@@ -18,6 +19,10 @@ type Layers interface {
 	// Ingest keeps the layer durably, whole or not at all, and fails unless the stream
 	// has that digest. It reads the stream to its end before it keeps anything.
 	Ingest(ctx context.Context, id digest.Digest, tar io.Reader) error
+	// IngestFile is Ingest for a layer of one regular file, whose path in the layer is file.
+	// The id is a name for just that. content has size bytes, and ends with an error if it is
+	// not true.
+	IngestFile(ctx context.Context, id digest.Digest, file string, size int64, content io.Reader) error
 	Remove(ctx context.Context, id digest.Digest) error
 	List() []digest.Digest
 	Usage() (bytes, inodes uint64)

@@ -6,7 +6,6 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
-	"math"
 	"slices"
 
 	"github.com/containerd/errdefs"
@@ -38,8 +37,9 @@ type source struct {
 	id       digest.Digest
 	manifest digest.Digest // empty if the image was known
 	config   []byte
-	image    ocispec.Image
-	layers   []ocispec.Descriptor // lowest first, as many as diff ids
+	artifact artifact
+	diffIDs  []digest.Digest // of the layers, lowest first
+	parts    []part          // as many as diff ids; nil if the image was known
 	size     uint64
 	// checkpoint is the key of the annotation or label by which the image calls itself the
 	// checkpoint of a container; empty for other images.
@@ -57,6 +57,8 @@ type document struct {
 	Artifact  string                   `json:"artifactType"`
 	// Checkpoint is a mark among the annotations.
 	Checkpoint checkpointMark `json:"annotations"`
+
+	raw []byte // all of it, as it was sent
 }
 
 // documents hands out manifests and configurations, checked.
@@ -115,11 +117,8 @@ func readSource(ctx context.Context, from documents, target ocispec.Descriptor, 
 		src.size += uint64(desc.Size)
 		src.checkpoint = cmp.Or(src.checkpoint, string(doc.Checkpoint))
 		if doc.Config != nil {
-			if err := doc.checkImage(); err != nil {
-				return src, err
-			}
-			src.layers, src.manifest = doc.Layers, desc.Digest
-			return src, src.readConfig(ctx, from, *doc.Config, platform)
+			src.manifest = desc.Digest
+			return src, src.readManifest(ctx, from, doc, platform)
 		}
 		next, err := choose(doc.Manifests, platform)
 		if err != nil {
@@ -148,7 +147,7 @@ func readDocument(ctx context.Context, from documents, desc ocispec.Descriptor) 
 
 // parseDocument reads an index or a manifest.
 func parseDocument(raw []byte) (document, error) {
-	var doc document
+	doc := document{raw: raw}
 	if err := json.Unmarshal(raw, &doc); err != nil {
 		return doc, fmt.Errorf("%w: %w", errdefs.ErrFailedPrecondition, err)
 	}
@@ -179,13 +178,19 @@ func (d document) check() error {
 	return nil
 }
 
+// unknownOS is what tools write that have to name a platform and know none.
+const unknownOS = "unknown"
+
 // choose picks the manifest that suits the platform best; among equals, the first. One
-// that names no platform is taken if no other suits: its configuration will tell.
+// that names no platform is taken if no other suits: its configuration will tell. But an
+// artifact beside images is attached to them, and stands for none.
 func choose(list []ocispec.Descriptor, platform platforms.MatchComparer) (ocispec.Descriptor, error) {
 	var fit, vague []ocispec.Descriptor
+	images := slices.ContainsFunc(list, func(d ocispec.Descriptor) bool { return d.ArtifactType == "" })
 	for _, d := range list {
 		switch {
-		case d.Platform == nil:
+		case d.Platform == nil && d.ArtifactType != "" && images:
+		case d.Platform == nil || d.Platform.OS == unknownOS && len(list) == 1:
 			vague = append(vague, d)
 		case platform.Match(*d.Platform):
 			fit = append(fit, d)
@@ -206,17 +211,6 @@ func choose(list []ocispec.Descriptor, platform platforms.MatchComparer) (ocispe
 	return ocispec.Descriptor{}, fmt.Errorf("%w: no image for platform %s in it", errdefs.ErrNotFound, platforms.Format(platforms.DefaultSpec()))
 }
 
-// checkImage refuses artifacts (OCI image specification 1.1, "Guidelines for Artifact
-// Usage"): what their layers are as files, the specification leaves to each kind of them.
-func (d document) checkImage() error {
-	switch d.Config.MediaType {
-	case ocispec.MediaTypeImageConfig, dockerConfig, "application/octet-stream":
-		return nil
-	}
-	return fmt.Errorf("%w: not a container image but an OCI artifact of type %q, which can neither be run nor mounted as a volume: an image with the same files can",
-		errdefs.ErrNotImplemented, cmp.Or(d.Artifact, d.Config.MediaType))
-}
-
 // readSource reads an image and refuses what no layer on this node can be.
 func (s *Store) readSource(ctx context.Context, from documents, target ocispec.Descriptor, platform platforms.MatchComparer) (source, error) {
 	src, err := readSource(ctx, from, target, platform)
@@ -226,24 +220,39 @@ func (s *Store) readSource(ctx context.Context, from documents, target ocispec.D
 	return src, src.checkSizes(s.opts.MaxLayer)
 }
 
-func (s *source) readConfig(ctx context.Context, from documents, desc ocispec.Descriptor, platform platforms.MatchComparer) error {
-	if desc.Digest.Validate() == nil && desc.Digest.Algorithm() != digest.SHA256 {
-		return fmt.Errorf("read config: %w: digest %s is not sha256", errdefs.ErrFailedPrecondition, desc.Digest)
-	}
+// readManifest reads what a manifest describes: an image, or an artifact.
+func (s *source) readManifest(ctx context.Context, from documents, doc document, platform platforms.MatchComparer) error {
+	desc := *doc.Config
 	raw, err := from.document(ctx, desc, maxConfig)
 	if err != nil {
 		return fmt.Errorf("read config %s: %w", desc.Digest, err)
 	}
-	s.id, s.config = desc.Digest, raw
-	if s.image, err = parseConfig(raw); err != nil {
+	s.config = raw
+	s.size += uint64(desc.Size)
+	if doc.isArtifact() {
+		return s.readArtifact(doc)
+	}
+	img, err := parseConfig(raw)
+	if err != nil {
 		return fmt.Errorf("read config %s: %w", desc.Digest, err)
 	}
-	if p := s.image.Platform; p.OS != "" && p.Architecture != "" && !platform.Match(p) {
-		return fmt.Errorf("read config %s: %w: the image is for %s, this node is %s", desc.Digest, errdefs.ErrFailedPrecondition,
+	if doc.Artifact != "" && len(img.RootFS.DiffIDs) == 0 && len(doc.Layers) > 0 { // the media type is for show: no image is like that
+		return s.readArtifact(doc)
+	}
+	return s.readImage(doc, img, platform)
+}
+
+func (s *source) readImage(doc document, img ocispec.Image, platform platforms.MatchComparer) error {
+	s.id = doc.Config.Digest
+	if s.id.Algorithm() != digest.SHA256 {
+		return fmt.Errorf("read config: %w: digest %s is not sha256", errdefs.ErrFailedPrecondition, s.id)
+	}
+	if p := img.Platform; p.OS != "" && p.Architecture != "" && !platform.Match(p) {
+		return fmt.Errorf("read config %s: %w: the image is for %s, this node is %s", s.id, errdefs.ErrFailedPrecondition,
 			platforms.Format(p), platforms.Format(platforms.DefaultSpec()))
 	}
-	s.size += uint64(desc.Size)
-	s.checkpoint = cmp.Or(s.checkpoint, markOf(s.image.Config.Labels))
+	s.checkpoint = cmp.Or(s.checkpoint, markOf(img.Config.Labels))
+	s.diffIDs, s.parts = img.RootFS.DiffIDs, tars(doc.Layers)
 	return s.checkLayers()
 }
 
@@ -270,32 +279,33 @@ func parseConfig(raw []byte) (ocispec.Image, error) {
 		return img, fmt.Errorf("%w: rootfs of type %q", errdefs.ErrFailedPrecondition, t)
 	}
 	for _, d := range img.RootFS.DiffIDs {
-		if err := checkDigest(d); err != nil {
+		if err := checkDiffID(d); err != nil {
 			return img, err
-		}
-		if d.Algorithm() != digest.SHA256 {
-			return img, fmt.Errorf("%w: diff id %s is not sha256", errdefs.ErrFailedPrecondition, d)
 		}
 	}
 	return img, nil
 }
 
-func (s *source) checkLayers() error {
-	if have, want := len(s.image.RootFS.DiffIDs), len(s.layers); have != want {
-		return fmt.Errorf("check layers: %w: %d diff ids for %d layers", errdefs.ErrFailedPrecondition, have, want)
+func checkDiffID(d digest.Digest) error {
+	if err := checkDigest(d); err != nil {
+		return err
 	}
-	if len(s.layers) > maxLayers {
-		return fmt.Errorf("check layers: %w: %d layers, at most %d", errdefs.ErrFailedPrecondition, len(s.layers), maxLayers)
-	}
-	for i, l := range s.layers {
-		if err := checkLayer(l); err != nil {
-			return fmt.Errorf("check layer %d: %w", i+1, err)
-		}
-		if s.size += uint64(l.Size); s.size > math.MaxInt64 { // neither number is greater, so that it cannot wrap
-			return fmt.Errorf("check layers: %w: a size beyond all measure", errdefs.ErrFailedPrecondition)
-		}
+	if d.Algorithm() != digest.SHA256 {
+		return fmt.Errorf("%w: diff id %s is not sha256", errdefs.ErrFailedPrecondition, d)
 	}
 	return nil
+}
+
+func (s *source) checkLayers() error {
+	if have, want := len(s.diffIDs), len(s.parts); have != want {
+		return fmt.Errorf("check layers: %w: %d diff ids for %d layers", errdefs.ErrFailedPrecondition, have, want)
+	}
+	for i, l := range s.parts {
+		if err := checkLayer(l.Descriptor); err != nil {
+			return fmt.Errorf("check layer %d: %w", i+1, err)
+		}
+	}
+	return s.checkParts()
 }
 
 // checkSizes bounds what the manifest claims that its layers take as they are sent. Of a layer
@@ -303,9 +313,12 @@ func (s *source) checkLayers() error {
 // collects. Formats that can be read in parts add tables to what they compress, but not as much
 // again.
 func (s *source) checkSizes(limit int64) error {
-	for i, l := range s.layers {
-		if l.Size/2 > limit {
-			return fmt.Errorf("check layer %d: %w: %d bytes, compressed, of a layer of at most %d", i+1, errdefs.ErrResourceExhausted, l.Size, limit)
+	for i, p := range s.parts {
+		if p.file != "" && p.Size > limit {
+			return fmt.Errorf("check file %.100q: %w: %d bytes of at most %d", p.file, errdefs.ErrResourceExhausted, p.Size, limit)
+		}
+		if p.Size/2 > limit {
+			return fmt.Errorf("check layer %d: %w: %d bytes, compressed, of a layer of at most %d", i+1, errdefs.ErrResourceExhausted, p.Size, limit)
 		}
 	}
 	return nil
@@ -317,14 +330,23 @@ func checkLayer(l ocispec.Descriptor) error {
 		"application/vnd.docker.image.rootfs.diff.tar",
 		"application/vnd.docker.image.rootfs.diff.tar.gzip",
 		"application/vnd.docker.image.rootfs.diff.tar.zstd":
+		return checkBlob(l)
+	}
+	if err := checkBlob(l); err != nil {
+		return err
+	}
+	return fmt.Errorf("%w: layers of type %q", errdefs.ErrNotImplemented, l.MediaType)
+}
+
+// checkBlob refuses what cannot be fetched, whatever it is.
+func checkBlob(l ocispec.Descriptor) error {
+	switch l.MediaType {
 	case "application/vnd.docker.image.rootfs.foreign.diff.tar",
 		"application/vnd.docker.image.rootfs.foreign.diff.tar.gzip",
 		"application/vnd.oci.image.layer.nondistributable.v1.tar",
 		"application/vnd.oci.image.layer.nondistributable.v1.tar+gzip",
 		"application/vnd.oci.image.layer.nondistributable.v1.tar+zstd":
 		return fmt.Errorf("%w: the layer is not distributable (%s), the registry does not have it", errdefs.ErrNotImplemented, l.MediaType)
-	default:
-		return fmt.Errorf("%w: layers of type %q", errdefs.ErrNotImplemented, l.MediaType)
 	}
 	if l.Size < 0 {
 		return fmt.Errorf("%w: size %d", errdefs.ErrFailedPrecondition, l.Size)

@@ -87,7 +87,7 @@ func (p *pull) run(ctx context.Context, auth *Auth) (img Image, err error) {
 	if err != nil {
 		return Image{}, redacted{classify(err)}
 	}
-	s.holds.unpin(p.source.image.RootFS.DiffIDs)
+	s.holds.unpin(p.source.diffIDs)
 	return p.image, nil
 }
 
@@ -130,7 +130,10 @@ func (s *Store) byTarget(target digest.Digest) (source, bool) {
 	for _, e := range s.entries {
 		for _, d := range e.record.Digests {
 			if len(d) > len(target) && d[len(d)-len(target)-1:] == "@"+target.String() {
-				return source{id: e.record.ID, config: e.record.Config, image: e.image.Config, size: e.record.Size, checkpoint: e.record.Checkpoint}, true
+				return source{
+					id: e.record.ID, config: e.record.Config, artifact: artifact{e.image.Artifact, e.record.Manifest},
+					diffIDs: e.record.DiffIDs, size: e.record.Size, checkpoint: e.record.Checkpoint,
+				}, true
 			}
 		}
 	}
@@ -138,13 +141,13 @@ func (s *Store) byTarget(target digest.Digest) (source, bool) {
 }
 
 func (p *pull) pin(context.Context) error {
-	p.store.holds.pin(p.source.image.RootFS.DiffIDs)
+	p.store.holds.pin(p.source.diffIDs)
 	return nil
 }
 
 // drop gives up what the pull brought in, unless another needs it.
 func (p *pull) drop(ctx context.Context) error {
-	p.store.holds.unpin(p.source.image.RootFS.DiffIDs)
+	p.store.holds.unpin(p.source.diffIDs)
 	return p.store.sweep(ctx)
 }
 
@@ -162,22 +165,22 @@ func (p *pull) fetch(ctx context.Context) error {
 		if src.id != p.source.id {
 			return fmt.Errorf("%w: %s is another image than before", errdefs.ErrUnavailable, p.target.Digest)
 		}
-		p.source.layers = src.layers
+		p.source.parts = src.parts
 	}
 	group, ctx := errgroup.WithContext(ctx)
 	group.SetLimit(p.store.opts.Parallel)
 	done := map[digest.Digest]bool{}
-	for i, id := range p.source.image.RootFS.DiffIDs {
-		if done[id] || p.source.layers == nil {
+	for i, id := range p.source.diffIDs {
+		if done[id] || p.source.parts == nil {
 			continue
 		}
 		done[id] = true
-		desc, in := p.source.layers[i], &incoming{}
+		blob, in := p.source.parts[i], &incoming{}
 		if !p.store.opts.Layers.Has(id) { // it may be removed yet, or come from another pull
-			in = p.transfer.expect(desc.Size)
+			in = p.transfer.expect(blob.Size)
 		}
 		group.Go(func() error {
-			if err := p.layer(ctx, id, desc, &in.arrive); err != nil {
+			if err := p.layer(ctx, id, blob, &in.arrive); err != nil {
 				return fmt.Errorf("layer %d: %w", i+1, err)
 			}
 			in.done.Store(true)
@@ -190,10 +193,10 @@ func (p *pull) fetch(ctx context.Context) error {
 // missing says whether a layer of an image that was known is gone. What other images lack,
 // fetch finds out layer by layer.
 func (p *pull) missing(ctx context.Context) (bool, error) {
-	if p.source.layers != nil {
+	if p.source.parts != nil {
 		return false, nil
 	}
-	for _, id := range p.source.image.RootFS.DiffIDs {
+	for _, id := range p.source.diffIDs {
 		if has, err := p.store.hasLayer(ctx, id); err != nil || !has {
 			return err == nil, err
 		}

@@ -12,6 +12,7 @@ import (
 
 	"github.com/containerd/errdefs"
 	"github.com/opencontainers/go-digest"
+	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 )
 
 // recordVersion changes when old readers would misunderstand a record.
@@ -23,7 +24,11 @@ type record struct {
 	ID      digest.Digest `json:"id"`
 	// Config is the configuration, byte for byte: its digest is the id, which makes the
 	// record its own checksum.
-	Config  []byte          `json:"config"`
+	Config []byte `json:"config"`
+	// Manifest is an artifact's, byte for byte: its digest is the id then, and it names the
+	// configuration's. Images have none.
+	Manifest []byte `json:"manifest,omitempty"`
+	// DiffIDs are the layers, the lowest first.
 	DiffIDs []digest.Digest `json:"diffIds"`
 	// Tags are full names, each with a number that grows with every tag given on this
 	// node: where two records claim a name after a crash, the greater number has it.
@@ -47,16 +52,61 @@ func (r record) check(file string) error {
 	switch {
 	case r.Version != recordVersion:
 		return fmt.Errorf("%w: version %d is unknown", errdefs.ErrFailedPrecondition, r.Version)
-	case digest.FromBytes(r.Config) != r.ID:
-		return fmt.Errorf("%w: configuration has another digest than the id", errdefs.ErrFailedPrecondition)
 	case r.file() != file:
 		return fmt.Errorf("%w: record of %s under a foreign name", errdefs.ErrFailedPrecondition, r.ID)
+	case r.Manifest != nil:
+		return r.checkArtifact()
+	case digest.FromBytes(r.Config) != r.ID:
+		return fmt.Errorf("%w: configuration has another digest than the id", errdefs.ErrFailedPrecondition)
 	}
 	config, err := parseConfig(r.Config)
 	if err == nil && !slices.Equal(config.RootFS.DiffIDs, r.DiffIDs) {
 		err = fmt.Errorf("%w: layers differ from the configuration's", errdefs.ErrFailedPrecondition)
 	}
 	return err
+}
+
+// content is an image's configuration, or the type of an artifact.
+func (r record) content() (config ocispec.Image, artifact string, err error) {
+	if r.Manifest == nil {
+		config, err = parseConfig(r.Config)
+		return config, "", err
+	}
+	src, _, err := r.asArtifact()
+	return config, src.artifact.kind, err
+}
+
+func (r record) checkArtifact() error {
+	if digest.FromBytes(r.Manifest) != r.ID {
+		return fmt.Errorf("%w: manifest has another digest than the id", errdefs.ErrFailedPrecondition)
+	}
+	src, doc, err := r.asArtifact()
+	switch {
+	case err != nil:
+		return err
+	case doc.Config.Digest.Algorithm().FromBytes(r.Config) != doc.Config.Digest:
+		return fmt.Errorf("%w: configuration has another digest than the manifest says", errdefs.ErrFailedPrecondition)
+	case !slices.Equal(src.diffIDs, r.DiffIDs):
+		return fmt.Errorf("%w: layers differ from the manifest's", errdefs.ErrFailedPrecondition)
+	}
+	return nil
+}
+
+// asArtifact reads the manifest of an artifact's record as a pull does.
+func (r record) asArtifact() (source, document, error) {
+	doc, err := parseDocument(r.Manifest)
+	if err == nil && doc.Config == nil {
+		err = fmt.Errorf("%w: the manifest is an index", errdefs.ErrFailedPrecondition)
+	}
+	if err == nil {
+		err = checkDigest(doc.Config.Digest)
+	}
+	if err != nil {
+		return source{}, doc, err
+	}
+	src := source{manifest: r.ID}
+	err = src.readArtifact(doc)
+	return src, doc, err
 }
 
 func (r record) file() string { return r.ID.Encoded() + recordSuffix }
@@ -146,8 +196,8 @@ func load(dir string, report func(file string, err error)) ([]record, error) {
 	return records, nil
 }
 
-// maxRecord is more than the record of the largest configuration and the most signatures takes.
-const maxRecord = 2*maxConfig + 2*maxSigned + 4<<20
+// maxRecord is more than the record of the largest documents and the most signatures takes.
+const maxRecord = 2*maxConfig + 2*maxManifest + 2*maxSigned + 4<<20
 
 func read(path string) (record, error) {
 	var r record

@@ -13,6 +13,7 @@ import (
 
 	"github.com/containerd/errdefs"
 	"github.com/opencontainers/go-digest"
+	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 )
 
 // Records reads the records below the root of a store, also while another process has the
@@ -60,17 +61,51 @@ func (r Records) List() (images []Image, damaged []Damage, err error) {
 	return images, damaged, nil
 }
 
-// Config returns the configuration file of an image, byte for byte. An image that is not
-// there is errdefs.ErrNotFound.
-func (r Records) Config(id digest.Digest) ([]byte, error) {
+// Documents are what is kept of an image beside its layers, byte for byte.
+type Documents struct {
+	Config []byte
+	// Manifest is an artifact's; nil for images, whose blobs are not kept as they came.
+	Manifest []byte
+	// Blobs are those of the manifest.
+	Blobs []Blob
+}
+
+// Blob is what has become of a blob of an artifact.
+type Blob struct {
+	ocispec.Descriptor
+	// Layer has the blob. It is empty for the blob that stands for no content.
+	Layer digest.Digest
+	// File is the blob's path in the layer, whose only file it is. It is empty if the layer
+	// has what was unpacked of the blob.
+	File string
+}
+
+// Documents reads the documents of an image. One that is not there is errdefs.ErrNotFound.
+func (r Records) Documents(id digest.Digest) (Documents, error) {
 	rec, err := read(filepath.Join(r.Root, id.Encoded()+recordSuffix))
 	if errors.Is(err, fs.ErrNotExist) {
-		return nil, fmt.Errorf("read record of image: %w: %w", errdefs.ErrNotFound, err)
+		return Documents{}, fmt.Errorf("read record of image: %w: %w", errdefs.ErrNotFound, err)
 	}
 	if err != nil {
-		return nil, fmt.Errorf("read record of image: %w", err)
+		return Documents{}, fmt.Errorf("read record of image: %w", err)
 	}
-	return rec.Config, nil
+	d := Documents{Config: rec.Config, Manifest: rec.Manifest}
+	if d.Manifest == nil {
+		return d, nil
+	}
+	src, doc, err := rec.asArtifact()
+	if err != nil {
+		return Documents{}, fmt.Errorf("read record of artifact: %w", err)
+	}
+	for _, blob := range doc.Layers {
+		b := Blob{Descriptor: blob}
+		if !isEmpty(blob) {
+			b.Layer, b.File = src.diffIDs[0], src.parts[0].file
+			src.diffIDs, src.parts = src.diffIDs[1:], src.parts[1:]
+		}
+		d.Blobs = append(d.Blobs, b)
+	}
+	return d, nil
 }
 
 // Find finds one of several images as Store.Get does: by name, id, or the beginning of an

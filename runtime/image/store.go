@@ -48,7 +48,7 @@ type Options struct {
 	// Backoff is the wait before the first repetition of a request, doubled with each
 	// one more; 250 milliseconds if zero.
 	Backoff time.Duration
-	// MaxLayer bounds one layer's tar stream in bytes, against layers that inflate
+	// MaxLayer bounds one layer's tar stream, or file of an artifact, in bytes, against layers that inflate
 	// without end (images.max_layer_size); 128 GiB if zero. A disk that fills up before that fails the pull with
 	// ErrResourceExhausted, and what the pull took is given back.
 	MaxLayer int64
@@ -211,7 +211,7 @@ func (s *Store) entry(r record) entry {
 
 // image is what others see of a record.
 func (r record) image(patterns []string, log *slog.Logger) Image {
-	config, err := parseConfig(r.Config)
+	config, artifact, err := r.content()
 	if err != nil { // checked by those who make and read records
 		log.Error("image configuration is unreadable", "image", r.ID, "error", err)
 	}
@@ -221,7 +221,7 @@ func (r record) image(patterns []string, log *slog.Logger) Image {
 	}
 	slices.Sort(tags)
 	return Image{
-		ID: r.ID, RepoTags: tags, RepoDigests: r.Digests, Size: r.Size,
+		ID: r.ID, Artifact: artifact, RepoTags: tags, RepoDigests: r.Digests, Size: r.Size,
 		Config: config, Layers: r.DiffIDs, PulledAt: r.PulledAt, Checkpoint: r.Checkpoint,
 		Pinned: r.Pinned || pinned(patterns, append(slices.Clone(tags), r.Digests...)...),
 	}

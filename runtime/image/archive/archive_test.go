@@ -85,11 +85,11 @@ func (s shop) exported(t *testing.T, names ...string) (list []Exported) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		config, err := s.records.Config(img.ID)
+		kept, err := s.records.Documents(img.ID)
 		if err != nil {
 			t.Fatal(err)
 		}
-		list = append(list, Exported{ID: img.ID, Names: img.RepoTags, Config: config, Layers: img.Layers})
+		list = append(list, Exported{ID: img.ID, Names: img.RepoTags, Documents: kept, Layers: img.Layers})
 	}
 	return list
 }

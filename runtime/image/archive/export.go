@@ -17,18 +17,21 @@ import (
 	"github.com/opencontainers/go-digest"
 	"github.com/opencontainers/image-spec/specs-go"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
+
+	"github.com/cricket-cri/cricket/runtime/image"
 )
 
 // storedAs is the annotation of a manifest that says which image of the node's store it
 // was made of: its layers are packed anew, which gives it another id.
 const storedAs = "cricket.image.id"
 
-// Exported is an image to be written.
+// Exported is an image or an artifact to be written.
 type Exported struct {
-	ID     digest.Digest
-	Names  []string // full, with tag
-	Config []byte   // as in the store
-	Layers []digest.Digest
+	ID    digest.Digest
+	Names []string // full, with tag
+	// Documents are those that the store has.
+	Documents image.Documents
+	Layers    []digest.Digest
 }
 
 // Exporter says where images are written from and how.
@@ -94,7 +97,11 @@ func (e Exporter) export(ctx context.Context, to target, images []Exported) erro
 	x := &exporting{Exporter: e, to: to, layers: map[digest.Digest]packed{}, blobs: map[digest.Digest]bool{}}
 	x.index.Versioned, x.index.MediaType = specs.Versioned{SchemaVersion: 2}, ocispec.MediaTypeImageIndex
 	for _, img := range images {
-		if err := x.image(ctx, img); err != nil {
+		add := x.image
+		if img.Documents.Manifest != nil {
+			add = x.artifact
+		}
+		if err := add(ctx, img); err != nil {
 			return fmt.Errorf("export image %s: %w", img.ID, err)
 		}
 	}
@@ -117,7 +124,7 @@ func (x *exporting) image(ctx context.Context, img Exported) error {
 		diffIDs = append(diffIDs, p.diffID)
 		d.Layers = append(d.Layers, blobName(p.desc.Digest))
 	}
-	config, err := withLayers(img.Config, diffIDs)
+	config, err := withLayers(img.Documents.Config, diffIDs)
 	if err != nil {
 		return err
 	}
@@ -138,12 +145,17 @@ func (x *exporting) image(ctx context.Context, img Exported) error {
 	return nil
 }
 
-// list enters an image into the index, once for each name.
+// list enters an image into the index, with its platform.
 func (x *exporting) list(desc ocispec.Descriptor, config []byte, names []string) {
 	var p ocispec.Platform
 	if json.Unmarshal(config, &p) == nil && p.OS != "" {
 		desc.Platform = &p
 	}
+	x.enter(desc, names)
+}
+
+// enter adds to the index, once for each name.
+func (x *exporting) enter(desc ocispec.Descriptor, names []string) {
 	if len(names) == 0 {
 		x.index.Manifests = append(x.index.Manifests, desc)
 	}
@@ -266,9 +278,15 @@ func (x *exporting) finish() error {
 	if err != nil {
 		return fmt.Errorf("make Docker's manifest: %w", err)
 	}
-	return errors.Join(
-		x.to.write(ocispec.ImageLayoutFile, layout), x.to.write(dockerManifestFile, docker), x.to.write(ocispec.ImageIndexFile, index),
-	)
+	if err := x.to.write(ocispec.ImageLayoutFile, layout); err != nil {
+		return err
+	}
+	if x.docker != nil { // Docker knows no artifacts
+		if err := x.to.write(dockerManifestFile, docker); err != nil {
+			return err
+		}
+	}
+	return x.to.write(ocispec.ImageIndexFile, index)
 }
 
 // layoutDir is a directory that becomes a layout: the index comes last.
