@@ -61,9 +61,13 @@ func TestCodeOf(t *testing.T) {
 // connected serves a server through the interceptor.
 func connected(t *testing.T, s *Server) *grpc.ClientConn {
 	t.Helper()
+	return serve(t, s, NewInterceptor(slog.New(slog.DiscardHandler), nil).Options()...)
+}
+
+func serve(t *testing.T, s *Server, o ...grpc.ServerOption) *grpc.ClientConn {
+	t.Helper()
 	l := bufconn.Listen(1 << 20)
-	i := NewInterceptor(slog.New(slog.DiscardHandler), nil)
-	g := grpc.NewServer(grpc.UnaryInterceptor(i.Unary), grpc.StreamInterceptor(i.Stream))
+	g := grpc.NewServer(o...)
 	s.Register(g)
 	go func() { _ = g.Serve(l) }()
 	t.Cleanup(g.Stop)
@@ -158,7 +162,7 @@ func fill(req reflect.Value, pod, container string) {
 
 func TestPanicsBecomeInternal(t *testing.T) {
 	i := NewInterceptor(slog.New(slog.DiscardHandler), nil)
-	_, err := i.Unary(t.Context(), &v1.VersionRequest{}, &grpc.UnaryServerInfo{FullMethod: "/s/m"},
+	_, err := i.unary(t.Context(), &v1.VersionRequest{}, &grpc.UnaryServerInfo{FullMethod: "/s/m"},
 		func(context.Context, any) (any, error) { panic("oh") })
 	if status.Code(err) != codes.Internal || !strings.Contains(err.Error(), "oh") {
 		t.Errorf("error: %v", err)

@@ -36,8 +36,12 @@ func NewInterceptor(log *slog.Logger, observe func(method string, took time.Dura
 	return &Interceptor{log: log, observe: observe}
 }
 
-// Unary is a grpc.UnaryServerInterceptor.
-func (i *Interceptor) Unary(ctx context.Context, req any, info *grpc.UnaryServerInfo, handle grpc.UnaryHandler) (resp any, err error) {
+// Options make a gRPC server show i every call.
+func (i *Interceptor) Options() []grpc.ServerOption {
+	return []grpc.ServerOption{grpc.UnaryInterceptor(i.unary), grpc.StreamInterceptor(i.stream)}
+}
+
+func (i *Interceptor) unary(ctx context.Context, req any, info *grpc.UnaryServerInfo, handle grpc.UnaryHandler) (resp any, err error) {
 	i.calls.RLock()
 	defer i.calls.RUnlock()
 	log := i.begin(ctx, info.FullMethod)
@@ -56,8 +60,7 @@ func (i *Interceptor) Unary(ctx context.Context, req any, info *grpc.UnaryServer
 	return handle(ctx, req)
 }
 
-// Stream is a grpc.StreamServerInterceptor.
-func (i *Interceptor) Stream(srv any, stream grpc.ServerStream, info *grpc.StreamServerInfo, handle grpc.StreamHandler) (err error) {
+func (i *Interceptor) stream(srv any, stream grpc.ServerStream, info *grpc.StreamServerInfo, handle grpc.StreamHandler) (err error) {
 	i.calls.RLock()
 	defer i.calls.RUnlock()
 	log := i.begin(stream.Context(), info.FullMethod)

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"net"
 	"net/http"
+	"slices"
 	"time"
 
 	systemd "github.com/coreos/go-systemd/v22/daemon"
@@ -25,8 +26,8 @@ func (d *daemon) serve(ctx context.Context, c config.Config) error {
 		return err
 	}
 	i := cri.NewInterceptor(d.log, d.metrics.Observe)
-	g := grpc.NewServer(append(d.traces.calls(), grpc.MaxRecvMsgSize(maxMessage), grpc.MaxSendMsgSize(maxMessage),
-		grpc.UnaryInterceptor(i.Unary), grpc.StreamInterceptor(i.Stream))...)
+	g := grpc.NewServer(slices.Concat(d.traces.calls(), i.Options(),
+		[]grpc.ServerOption{grpc.MaxRecvMsgSize(maxMessage), grpc.MaxSendMsgSize(maxMessage)})...)
 	d.server.Register(g)
 	stopMetrics, err := d.serveMetrics(c.Metrics.Address)
 	if err != nil {
@@ -88,6 +89,9 @@ func (d *daemon) serveMetrics(address string) (stop func(), err error) {
 	l, err := net.Listen("tcp", address)
 	if err != nil {
 		return nil, fmt.Errorf("serve metrics: %w; choose another --metrics-address", err)
+	}
+	if a, ok := l.Addr().(*net.TCPAddr); ok && !a.IP.IsLoopback() {
+		d.log.Warn("metrics are served to other machines, without authentication", "address", a.String())
 	}
 	s := &http.Server{Handler: d.metrics.Handler(), ReadHeaderTimeout: 10 * time.Second, IdleTimeout: 30 * time.Second}
 	done := make(chan struct{})

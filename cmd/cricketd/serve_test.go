@@ -4,6 +4,7 @@ import (
 	"log/slog"
 	"net"
 	"path/filepath"
+	"strings"
 	"testing"
 	"time"
 
@@ -15,7 +16,7 @@ import (
 // TestStopDoesNotWaitForSilentClients: a connection that says nothing is no call.
 func TestStopDoesNotWaitForSilentClients(t *testing.T) {
 	i := cri.NewInterceptor(slog.New(slog.DiscardHandler), nil)
-	g := grpc.NewServer(grpc.UnaryInterceptor(i.Unary), grpc.StreamInterceptor(i.Stream))
+	g := grpc.NewServer(i.Options()...)
 	l, err := net.Listen("unix", filepath.Join(t.TempDir(), "s"))
 	if err != nil {
 		t.Fatal(err)
@@ -38,5 +39,23 @@ func TestStopDoesNotWaitForSilentClients(t *testing.T) {
 	c.Close()
 	if err := <-ended; err != nil {
 		t.Error(err)
+	}
+}
+
+// TestMetricsForOtherMachines: an address that others can reach is taken, with a warning.
+func TestMetricsForOtherMachines(t *testing.T) {
+	for address, warned := range map[string]bool{
+		"127.0.0.1:0": false, "localhost:0": false, ":0": true, "0.0.0.0:0": true,
+	} {
+		var log strings.Builder
+		d := &daemon{metrics: cri.NewMetrics("test"), log: slog.New(slog.NewTextHandler(&log, nil))}
+		stop, err := d.serveMetrics(address)
+		if err != nil {
+			t.Fatal(err)
+		}
+		stop()
+		if got := strings.Contains(log.String(), "level=WARN msg=\"metrics are served to other machines"); got != warned {
+			t.Errorf("%s: a warning: %t, want %t\n%s", address, got, warned, &log)
+		}
 	}
 }

@@ -2,7 +2,8 @@
 // each pinned to a version of a Go module and to the hash of its content.
 //
 // A program is built inside a copy of its own module, hence with exactly the
-// dependencies that its authors chose, and kept in the cache directory.
+// dependencies that its authors chose, and kept in the cache directory. What has no module
+// of its own is built from one in a directory here.
 package tools
 
 import (
@@ -11,6 +12,8 @@ import (
 	"encoding/hex"
 	"encoding/json"
 	"fmt"
+	"io"
+	"io/fs"
 	"maps"
 	"os"
 	"os/exec"
@@ -22,9 +25,12 @@ import (
 
 // Tool is one program.
 type Tool struct {
-	Name    string
-	Module  string // with version
-	Sum     string // h1 hash of the module's content
+	Name   string
+	Module string // with version
+	Sum    string // h1 hash of the module's content
+	// Source is a directory that holds the module, instead of Module and Sum. What it needs
+	// has its hashes in the go.sum there.
+	Source  string `json:"-"`
 	Package string // below the module's root
 	Tags    string
 	Cgo     bool
@@ -143,10 +149,10 @@ func (b Builder) Build(ctx context.Context, t Tool) (string, error) {
 	}
 	src := filepath.Join(cache, "src", t.Name)
 	defer func() { _ = os.RemoveAll(src) }() // only space; the next build begins with it
-	b.Say("build %s from %s", t.Name, t.Module)
+	b.Say("build %s from %s", t.Name, t.Module+t.Source)
 	began := time.Now()
 	if err := t.unpack(ctx, src); err != nil {
-		return "", fmt.Errorf("unpack %s: %w", t.Module, err)
+		return "", fmt.Errorf("unpack %s: %w", t.Module+t.Source, err)
 	}
 	if t.Staging != "" {
 		if err := t.unstage(ctx, src); err != nil {
@@ -171,31 +177,63 @@ func (t Tool) key() (string, error) {
 	if err != nil {
 		return "", err
 	}
-	sum := sha256.Sum256(data)
-	return hex.EncodeToString(sum[:8]), nil
+	sum := sha256.New()
+	sum.Write(data)
+	if t.Source != "" {
+		if err := fingerprint(sum, os.DirFS(t.Source)); err != nil {
+			return "", fmt.Errorf("read %s: %w", t.Source, err)
+		}
+	}
+	return hex.EncodeToString(sum.Sum(nil)[:8]), nil
 }
 
-// unpack copies the module, checked against its hash, to dir.
-func (t Tool) unpack(ctx context.Context, dir string) error {
+// fingerprint writes the names of all files below dir and what they hold to w.
+func fingerprint(w io.Writer, dir fs.FS) error {
+	return fs.WalkDir(dir, ".", func(path string, d fs.DirEntry, err error) error {
+		if err != nil || d.IsDir() {
+			return err
+		}
+		data, err := fs.ReadFile(dir, path)
+		if err != nil {
+			return err
+		}
+		_, err = fmt.Fprintf(w, "%s %d\n%s", path, len(data), data)
+		return err
+	})
+}
+
+// unpack copies the module to dir.
+func (t Tool) unpack(ctx context.Context, dir string) (err error) {
+	from := t.Source
+	if from == "" {
+		if from, err = t.download(ctx); err != nil {
+			return err
+		}
+	}
+	if err := os.RemoveAll(dir); err != nil {
+		return err
+	}
+	if err := os.CopyFS(dir, os.DirFS(from)); err != nil {
+		return err
+	}
+	// Modules are read-only in the module cache.
+	return exec.CommandContext(ctx, "chmod", "-R", "u+w", dir).Run()
+}
+
+// download returns the directory of the module, checked against its hash.
+func (t Tool) download(ctx context.Context) (string, error) {
 	c := exec.CommandContext(ctx, "go", "mod", "download", "-json", t.Module)
 	c.Stderr = os.Stderr
 	c.Dir = os.TempDir() // the module stays out of ours
 	data, err := c.Output()
 	var m struct{ Dir, Sum, Error string }
 	if jsonErr := json.Unmarshal(data, &m); jsonErr != nil || m.Error != "" {
-		return fmt.Errorf("download: %w %s", err, m.Error)
+		return "", fmt.Errorf("download: %w %s", err, m.Error)
 	}
 	if m.Sum != t.Sum {
-		return fmt.Errorf("its content has the hash %s, expected %s", m.Sum, t.Sum)
+		return "", fmt.Errorf("its content has the hash %s, expected %s", m.Sum, t.Sum)
 	}
-	if err := os.RemoveAll(dir); err != nil {
-		return err
-	}
-	if err := os.CopyFS(dir, os.DirFS(m.Dir)); err != nil {
-		return err
-	}
-	// Modules are read-only in the module cache.
-	return exec.CommandContext(ctx, "chmod", "-R", "u+w", dir).Run()
+	return m.Dir, nil
 }
 
 // apply makes a change and prints it as a diff.
@@ -232,7 +270,11 @@ func (t Tool) compile(ctx context.Context, src, out string) error {
 	if t.Cgo {
 		cgo = "1"
 	}
-	c.Env = append(os.Environ(), "CGO_ENABLED="+cgo, "GOWORK=off", "GOFLAGS=-mod=mod")
+	mod := "mod"
+	if t.Source != "" {
+		mod = "readonly" // its go.sum is ours to keep
+	}
+	c.Env = append(os.Environ(), "CGO_ENABLED="+cgo, "GOWORK=off", "GOFLAGS=-mod="+mod)
 	if msg, err := c.CombinedOutput(); err != nil {
 		return fmt.Errorf("%w\n%s", err, msg[max(0, len(msg)-4000):])
 	}

@@ -43,7 +43,7 @@ func TestKeys(t *testing.T) {
 		}
 		return tool
 	}
-	for _, tool := range []Tool{Crictl(), critest(CritestVersion, "sha256:1"), critest(CritestVersion, "sha256:2"), critest(NextCritestVersion, "sha256:1"), Runc(), UlimitAdjuster(), Linter(), Kubelet(), EndToEnd(), Kubernetes("test/e2e")} {
+	for _, tool := range []Tool{Crictl(), critest(CritestVersion, "sha256:1"), critest(CritestVersion, "sha256:2"), critest(NextCritestVersion, "sha256:1"), Runc(), UlimitAdjuster(), Linter(), Kubelet(), EndToEnd(), Kubernetes("test/e2e"), Prometheus()[0], Collector("../..")} {
 		key, err := tool.key()
 		if err != nil {
 			t.Fatal(err)
@@ -71,5 +71,39 @@ func TestKubeletSaysItsVersion(t *testing.T) {
 	}
 	if k.Staging != "v0.37.2" {
 		t.Errorf("the staging modules' version is %s", k.Staging)
+	}
+}
+
+// TestSource: a program from a directory is built anew when something there has changed, and
+// not if its go.sum lacks a hash.
+func TestSource(t *testing.T) {
+	dir := t.TempDir()
+	write := func(name, text string) {
+		t.Helper()
+		if err := os.WriteFile(filepath.Join(dir, name), []byte(text), 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+	write("go.mod", "module example.com/m\n\ngo 1.26\n")
+	write("main.go", "package main\n\nfunc main() { println(1) }\n")
+	b := Builder{Cache: t.TempDir(), Say: t.Logf}
+	tool := Tool{Name: "m", Source: dir, Package: "."}
+	one, err := b.Build(t.Context(), tool)
+	if err != nil {
+		t.Fatal(err)
+	}
+	again, err := b.Build(t.Context(), tool)
+	if err != nil || again != one {
+		t.Errorf("the same again is %s, %v", again, err)
+	}
+	write("main.go", "package main\n\nfunc main() { println(2) }\n")
+	two, err := b.Build(t.Context(), tool)
+	if err != nil || two == one {
+		t.Errorf("after a change it is %s, %v", two, err)
+	}
+	write("go.mod", "module example.com/m\n\ngo 1.26\n\nrequire golang.org/x/sys v0.1.0\n")
+	write("main.go", "package main\n\nimport _ \"golang.org/x/sys/unix\"\n\nfunc main() {}\n")
+	if _, err := b.Build(t.Context(), tool); err == nil || !strings.Contains(err.Error(), "go.sum") {
+		t.Errorf("without the hash: %v", err)
 	}
 }

@@ -29,7 +29,8 @@ func run() error {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt)
 	defer stop()
 	known := map[string]tools.Tool{}
-	for _, t := range slices.Concat([]tools.Tool{tools.Crictl(), tools.Runc(), tools.Linter()}, tools.Containerd(), tools.Cluster(), []tools.Tool{tools.EndToEnd(), tools.Ginkgo()}) {
+	for _, t := range slices.Concat([]tools.Tool{tools.Crictl(), tools.Runc(), tools.Linter()}, tools.Containerd(), tools.Cluster(),
+		[]tools.Tool{tools.EndToEnd(), tools.Ginkgo(), tools.Collector(".")}, tools.Prometheus()) {
 		known[t.Name] = t
 	}
 	b := tools.Builder{Cache: *cache, Say: func(f string, a ...any) { fmt.Printf(f+"\n", a...) }}
