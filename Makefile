@@ -15,7 +15,7 @@ GO_TEST := go run ./test/gotest -vet=off
 UNIT := ./cri/... ./sandbox/... ./runtime/... ./cmd/... ./hack/... ./test/layout/... ./test/coverage/... ./test/critest/... ./test/gotest/... ./test/specs/... ./test/upstream/... ./test/harness/... ./test/images/... ./test/bench/... ./test/clusterbench/...
 
 .DEFAULT_GOAL := help
-.PHONY: help setup build run test cri-coverage test-unit test-failpoints test-integration test-integration-vm test-integration-vm-quick test-conformance test-vm test-diff test-diff-vm test-trees test-critest test-critest-vm test-critest-next test-kubelet test-long test-vm-workloads test-node test-e2e test-e2e-long test-clusterbench conformance fuzz cluster cluster-down shell race lint bench test-bench guest guest-kernel clean $(wildcard cmd/*)
+.PHONY: help setup build run test cri-coverage test-unit test-failpoints test-integration test-integration-vm test-integration-vm-quick test-conformance test-vm test-diff test-diff-vm test-trees test-critest test-critest-vm test-critest-next test-kubelet test-long test-vm-workloads test-telemetry test-node test-e2e test-e2e-long test-clusterbench conformance fuzz cluster cluster-down shell race lint bench test-bench guest guest-kernel clean $(wildcard cmd/*)
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "  make %-18s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -115,7 +115,7 @@ shell: build ## a shell beside a private cricketd, with crictl and the test imag
 	@hack/setup test
 	@go run ./test/critest --cricketd bin/cricketd --shell bash
 
-test-long: build ## what takes longer: 500 containers, integration under the race detector, critest three times and against containerd, its next version, workloads in virtual machines, a kubelet, a cluster three times and its times beside containerd's, the virtual node, fuzzers, Kubernetes' conformance specs
+test-long: build ## what takes longer: 500 containers, integration under the race detector, critest three times and against containerd, its next version, workloads in virtual machines, Prometheus and an OpenTelemetry Collector, a kubelet, a cluster three times and its times beside containerd's, the virtual node, fuzzers, Kubernetes' conformance specs
 	@hack/setup test
 	CRICKET_TEST_LONG=1 $(GO_TEST) -count=1 -timeout 20m -v -run FiveHundred ./runtime/monitor
 	CRICKET_TEST_LONG=1 $(GO_TEST) -count=1 -timeout 40m -v -run MillionEntries ./runtime/layer
@@ -128,6 +128,7 @@ test-long: build ## what takes longer: 500 containers, integration under the rac
 	CRICKET_TEST_LONG=1 $(MAKE) test-trees
 	CRICKET_TEST_LONG=1 $(MAKE) test-integration-vm
 	$(MAKE) test-vm-workloads
+	$(MAKE) test-telemetry
 	$(MAKE) test-kubelet
 	$(MAKE) test-bench
 	$(MAKE) test-e2e-long
@@ -142,6 +143,10 @@ fuzz: ## every fuzzer for ten minutes, hours in all
 test-vm-workloads: guest ## databases, systemd and a hostile guest in virtual machines
 	@hack/setup work
 	$(GO_TEST) -count=1 -v -timeout 30m ./test/workload
+
+test-telemetry: guest ## a Prometheus scrapes the daemon and an OpenTelemetry Collector takes its traces, in both hulls
+	CGO_ENABLED=0 $(GO_TEST) -count=1 -timeout 60m ./test/telemetry
+	CRICKET_TEST_HULL=vm CGO_ENABLED=0 $(GO_TEST) -count=1 -timeout 60m -run '^TestPod$$' ./test/telemetry
 
 test-node: build ## Cricket in a virtual machine with systemd, cgroup v2 and AppArmor
 	@hack/setup node

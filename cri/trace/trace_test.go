@@ -5,6 +5,7 @@ import (
 	"errors"
 	"log/slog"
 	"net"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -89,6 +90,30 @@ func TestFlowsBecomeSpans(t *testing.T) {
 	}
 	if n := figure(t, p, "cricket_trace_spans_sent_total"); n != 6 {
 		t.Errorf("%v spans are counted as sent", n)
+	}
+}
+
+// TestHeadersOfTheEnvironment: what a collector asks of its clients comes from OpenTelemetry's
+// own variable, and does not stand in the configuration, which many may read.
+func TestHeadersOfTheEnvironment(t *testing.T) {
+	c, address, stop, err := otlptest.Serve("127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer stop()
+	t.Setenv("OTEL_EXPORTER_OTLP_HEADERS", "authorization=Bearer%20secret")
+	p, err := New(t.Context(), options(address))
+	if err != nil {
+		t.Fatal(err)
+	}
+	_ = work(flow.WithTracer(t.Context(), p))
+	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
+	defer cancel()
+	if err := p.Close(ctx); err != nil {
+		t.Fatal(err)
+	}
+	if got := c.Header("authorization"); !slices.Equal(got, []string{"Bearer secret"}) {
+		t.Errorf("spans came with %q", got)
 	}
 }
 

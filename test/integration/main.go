@@ -21,6 +21,7 @@ const (
 	crictlEnv = "CRICKET_TEST_CRICTL"
 	imagesEnv = "CRICKET_TEST_IMAGES"
 	debianEnv = "CRICKET_TEST_DEBIAN" // only with MainWithDebian
+	toolEnv   = "CRICKET_TEST_TOOL_"  // and a name; only with MainWithTools
 	// Only with Main: runc, a plugin of NRI's, and CRIU in two versions.
 	runcEnv    = "CRICKET_TEST_RUNC"
 	pluginEnv  = "CRICKET_TEST_NRI_PLUGIN"
@@ -53,6 +54,37 @@ func MainWithDebian(m *testing.M) {
 	harness.Main("suite with Debian's images", func() (int, error) {
 		return harness.InNode(prepareDebian, func(context.Context) (int, error) { return m.Run(), nil })
 	})
+}
+
+// MainWithTools is Main for a suite that needs further programs: list names them, by the
+// directory of the module. Tool tells where each is.
+func MainWithTools(m *testing.M, list func(module string) []tools.Tool) {
+	harness.Main("suite with tools", func() (int, error) {
+		return harness.InNode(func(ctx context.Context) (map[string]string, error) {
+			return prepareTools(ctx, list)
+		}, func(context.Context) (int, error) { return m.Run(), nil })
+	})
+}
+
+// Tool is the path of a program that MainWithTools has built.
+func Tool(name string) string { return os.Getenv(toolEnv + name) }
+
+func prepareTools(ctx context.Context, list func(module string) []tools.Tool) (map[string]string, error) {
+	env, err := prepare(ctx)
+	if err != nil {
+		return nil, err
+	}
+	module, err := harness.ModuleRoot(ctx)
+	if err != nil {
+		return nil, err
+	}
+	b := tools.Builder{Cache: filepath.Join(module, ".cache"), Say: func(f string, a ...any) { fmt.Printf(f+"\n", a...) }}
+	for _, t := range list(module) {
+		if env[toolEnv+t.Name], err = b.Build(ctx, t); err != nil {
+			return nil, err
+		}
+	}
+	return env, nil
 }
 
 // prepareWithOthers is prepare with programs of other projects that some tests need.

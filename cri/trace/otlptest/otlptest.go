@@ -13,6 +13,7 @@ import (
 	common "go.opentelemetry.io/proto/otlp/common/v1"
 	traces "go.opentelemetry.io/proto/otlp/trace/v1"
 	"google.golang.org/grpc"
+	"google.golang.org/grpc/metadata"
 )
 
 // Span is a span as it arrived.
@@ -33,8 +34,9 @@ type Span struct {
 type Collector struct {
 	collector.UnimplementedTraceServiceServer
 
-	mu    sync.Mutex
-	spans []Span
+	mu      sync.Mutex
+	spans   []Span
+	headers metadata.MD // of the last export
 }
 
 // Serve serves a collector on address until stop is called. Address :0 takes a free port.
@@ -52,9 +54,10 @@ func Serve(address string) (c *Collector, listening string, stop func(), err err
 }
 
 // Export implements TraceServiceServer.
-func (c *Collector) Export(_ context.Context, r *collector.ExportTraceServiceRequest) (*collector.ExportTraceServiceResponse, error) {
+func (c *Collector) Export(ctx context.Context, r *collector.ExportTraceServiceRequest) (*collector.ExportTraceServiceResponse, error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
+	c.headers, _ = metadata.FromIncomingContext(ctx)
 	for _, of := range r.GetResourceSpans() {
 		service := texts(of.GetResource().GetAttributes())["service.name"]
 		for _, scope := range of.GetScopeSpans() {
@@ -100,6 +103,13 @@ func (c *Collector) Spans(trace string) []Span {
 		}
 	}
 	return out
+}
+
+// Header is what the last spans came with under a name.
+func (c *Collector) Header(name string) []string {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.headers.Get(name)
 }
 
 // Paths are the names of the spans of a trace, each behind those of its ancestors. What
