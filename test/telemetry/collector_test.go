@@ -45,6 +45,7 @@ exporters:
     endpoint: %s
     tls:
       insecure: true
+    compression: none
     sending_queue:
       enabled: false
 service:

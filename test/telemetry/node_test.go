@@ -34,7 +34,7 @@ func TestPod(t *testing.T) {
 	pod, container := drive(ctx, t, n, image)
 	answers := callEverything(within(t.Context(), callsTrace), t, n.Paths.Socket)
 	checkFigures(p)
-	checkCounts(t, p, answers)
+	checkCounts(p, answers)
 	checkScrapes(t, p)
 	judge(t, page(t, metrics))
 

@@ -90,24 +90,15 @@ func ask[T any](p *prometheus, path string) (data T) {
 	return answer.Data
 }
 
-// series are those that an expression selects now.
-func (p *prometheus) series(expression string) []map[string]string {
-	p.t.Helper()
-	type vector struct {
-		Result []struct{ Metric map[string]string }
-	}
-	var all []map[string]string
-	for _, r := range ask[vector](p, "query?query="+url.QueryEscape(expression)).Result {
-		all = append(all, r.Metric)
-	}
-	return all
-}
-
 // holds waits until Prometheus has a series for which an expression is true.
 func (p *prometheus) holds(expression string) {
 	p.t.Helper()
+	type vector struct{ Result []json.RawMessage }
 	limit := patient()
-	for deadline := time.Now().Add(limit); len(p.series(expression)) == 0; time.Sleep(200 * time.Millisecond) {
+	for deadline := time.Now().Add(limit); ; time.Sleep(200 * time.Millisecond) {
+		if len(ask[vector](p, "query?query="+url.QueryEscape(expression)).Result) > 0 {
+			return
+		}
 		if time.Now().After(deadline) {
 			p.t.Errorf("%s does not hold within %s", expression, limit)
 			return
