@@ -14,6 +14,8 @@ import (
 	"github.com/containerd/errdefs"
 	"github.com/opencontainers/go-digest"
 	"golang.org/x/sys/unix"
+
+	"github.com/cricket-cri/cricket/runtime/inroot"
 )
 
 func TestReadFilesSeesWhatOverlayfsShows(t *testing.T) {
@@ -105,7 +107,7 @@ func readInRoot(t *testing.T, root, name string) ([]byte, bool) {
 		t.Fatal(err)
 	}
 	defer dir.Close()
-	fd, err := unix.Openat2(int(dir.Fd()), filepath.Clean(name), &unix.OpenHow{Flags: unix.O_RDONLY, Resolve: unix.RESOLVE_IN_ROOT})
+	fd, err := inroot.Open(int(dir.Fd()), filepath.Clean(name), unix.O_RDONLY)
 	if err != nil {
 		return nil, false
 	}

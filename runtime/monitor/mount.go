@@ -10,6 +10,8 @@ import (
 
 	"github.com/containerd/errdefs"
 	"golang.org/x/sys/unix"
+
+	"github.com/cricket-cri/cricket/runtime/inroot"
 )
 
 // mountAll mounts the overlays of a container in the thread's private namespace.
@@ -194,8 +196,7 @@ func cloneMount(path string, attr *unix.MountAttr) (int, error) {
 // openSub returns a detached mount of a directory in an attached tree. Symbolic links in the
 // tree, which an image wrote, cannot lead out of it.
 func openSub(tree int, path string) (int, error) {
-	how := &unix.OpenHow{Flags: unix.O_PATH | unix.O_CLOEXEC, Resolve: unix.RESOLVE_IN_ROOT}
-	dir, err := unix.Openat2(tree, path, how)
+	dir, err := inroot.Open(tree, path, unix.O_PATH)
 	if err != nil {
 		return -1, fmt.Errorf("open %s in the image: %w", path, err)
 	}

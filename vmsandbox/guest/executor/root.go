@@ -9,6 +9,8 @@ import (
 
 	"github.com/containerd/errdefs"
 	"golang.org/x/sys/unix"
+
+	"github.com/cricket-cri/cricket/runtime/inroot"
 )
 
 // root is the root directory of a container. Paths are resolved inside it: symbolic
@@ -19,9 +21,7 @@ func (r root) close() { unix.Close(r.fd) }
 
 // openAt opens a path below the root.
 func (r root) openAt(name string, flags int) (int, error) {
-	return unix.Openat2(r.fd, relative(name), &unix.OpenHow{
-		Flags: uint64(flags) | unix.O_CLOEXEC, Resolve: unix.RESOLVE_IN_ROOT,
-	})
+	return inroot.Open(r.fd, relative(name), flags)
 }
 
 func relative(name string) string {
