@@ -61,10 +61,13 @@ func TestCodeOf(t *testing.T) {
 // connected serves a server through the interceptor.
 func connected(t *testing.T, s *Server) *grpc.ClientConn {
 	t.Helper()
-	return serve(t, s, NewInterceptor(slog.New(slog.DiscardHandler), nil).Options()...)
+	conn, _ := serve(t, s, NewInterceptor(slog.New(slog.DiscardHandler), nil).Options()...)
+	return conn
 }
 
-func serve(t *testing.T, s *Server, o ...grpc.ServerOption) *grpc.ClientConn {
+// serve serves s until stop is called, which returns when calls have been followed to their
+// ends, or the test ends.
+func serve(t *testing.T, s *Server, o ...grpc.ServerOption) (conn *grpc.ClientConn, stop func()) {
 	t.Helper()
 	l := bufconn.Listen(1 << 20)
 	g := grpc.NewServer(o...)
@@ -77,7 +80,7 @@ func serve(t *testing.T, s *Server, o ...grpc.ServerOption) *grpc.ClientConn {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { conn.Close() })
-	return conn
+	return conn, g.GracefulStop
 }
 
 var errBare = errors.New("an error without a kind")

@@ -63,7 +63,7 @@ func TestArtifacts(t *testing.T) {
 		t.Fatal(err)
 	}
 	r, err := m.server.ContainerStatus(t.Context(), &v1.ContainerStatusRequest{ContainerId: id})
-	if mounts := r.GetStatus().GetMounts(); err != nil || len(mounts) != 1 || mounts[0].GetImage().GetImageRef() != model.RepoDigests[0] {
+	if mounts := r.GetStatus().GetMounts(); err != nil || len(mounts) != 1 || mounts[0].GetImage().GetImageRef() != model.ID.String() {
 		t.Errorf("mounts: %v, %v", mounts, err)
 	}
 }

@@ -57,7 +57,7 @@ func TestEveryCallIsTracedAndCounted(t *testing.T) {
 		t.Fatal(err)
 	}
 	counts := NewMetrics("test")
-	conn := serve(t, m.server, append(NewInterceptor(log, counts.Observe).Options(), grpc.StatsHandler(p.Handler()))...)
+	conn, stopServing := serve(t, m.server, append(NewInterceptor(log, counts.Observe).Options(), grpc.StatsHandler(p.Handler()))...)
 	const traceID, parent = "4bf92f3577b34da6a3ce929d0e0e4736", "00f067aa0ba902b7"
 	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 	defer cancel()
@@ -66,6 +66,7 @@ func TestEveryCallIsTracedAndCounted(t *testing.T) {
 	for _, name := range methods() {
 		answers[name] = callEmpty(ctx, conn, name)
 	}
+	stopServing() // a span ends when its call has been answered
 	if err := p.Close(ctx); err != nil {
 		t.Fatal(err)
 	}
