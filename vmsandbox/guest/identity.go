@@ -34,12 +34,6 @@ const (
 	rndReseed     = 0x5207
 )
 
-// Modes of clock_adjtime(2) (linux/timex.h).
-const (
-	adjSetOffset = 0x0100
-	adjNano      = 0x2000
-)
-
 // Identify implements agent.Guest.
 func (g *Guest) Identify(_ context.Context, id agent.Identity) error {
 	arrived := time.Now()
@@ -75,11 +69,9 @@ func (g *Guest) Identify(_ context.Context, id agent.Identity) error {
 func (g *Guest) Step(_ context.Context, by time.Duration) (int64, error) {
 	if by != 0 {
 		// Seconds that may be negative, and nanoseconds that may not (clock_adjtime(2)).
-		at := unix.Timeval{Sec: int64(by / time.Second), Usec: int64(by % time.Second)}
-		if at.Usec < 0 {
-			at.Sec, at.Usec = at.Sec-1, at.Usec+int64(time.Second)
-		}
-		if _, err := unix.ClockAdjtime(unix.CLOCK_REALTIME, &unix.Timex{Modes: adjSetOffset | adjNano, Time: at}); err != nil {
+		at := unix.NsecToTimespec(by.Nanoseconds())
+		change := unix.Timex{Modes: unix.ADJ_SETOFFSET | unix.ADJ_NANO, Time: unix.Timeval{Sec: at.Sec, Usec: at.Nsec}}
+		if _, err := unix.ClockAdjtime(unix.CLOCK_REALTIME, &change); err != nil {
 			return 0, fmt.Errorf("step clock by %s: %w: %w", by, errdefs.ErrInternal, err)
 		}
 	}
