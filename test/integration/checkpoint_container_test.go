@@ -20,6 +20,7 @@ import (
 	"google.golang.org/grpc/codes"
 	cri "k8s.io/cri-api/pkg/apis/runtime/v1"
 
+	"github.com/cricket-cri/cricket/hack/tools"
 	"github.com/cricket-cri/cricket/test/images"
 )
 
@@ -40,7 +41,7 @@ const secret = "the-memory-of-a-process"
 // startCheckpoints starts a node with runc and a CRIU.
 func startCheckpoints(t *testing.T, program string) *checkpoints {
 	t.Helper()
-	text := fmt.Sprintf("default_runtime = \"runc\"\n[runtimes.runc]\npath = %q\n[checkpoint]\ncriu = %q\n", os.Getenv(runcEnv), program)
+	text := fmt.Sprintf("default_runtime = \"runc\"\n[runtimes.runc]\npath = %q\n[checkpoint]\ncriu = %q\n", Tool(tools.Runc().Name), program)
 	file := filepath.Join(t.TempDir(), "config.toml")
 	if err := os.WriteFile(file, []byte(text), 0o644); err != nil {
 		t.Fatal(err)

@@ -21,10 +21,8 @@ const (
 	crictlEnv = "CRICKET_TEST_CRICTL"
 	imagesEnv = "CRICKET_TEST_IMAGES"
 	debianEnv = "CRICKET_TEST_DEBIAN" // only with MainWithDebian
-	toolEnv   = "CRICKET_TEST_TOOL_"  // and a name; only with MainWithTools
-	// Only with Main: runc, a plugin of NRI's, and CRIU in two versions.
-	runcEnv    = "CRICKET_TEST_RUNC"
-	pluginEnv  = "CRICKET_TEST_NRI_PLUGIN"
+	toolEnv   = "CRICKET_TEST_TOOL_"  // and a name; see Tool
+	// Only with Main: CRIU in two versions.
 	newCRIUEnv = "CRICKET_TEST_CRIU"
 	oldCRIUEnv = "CRICKET_TEST_OLD_CRIU"
 )
@@ -66,7 +64,8 @@ func MainWithTools(m *testing.M, list func(module string) []tools.Tool) {
 	})
 }
 
-// Tool is the path of a program that MainWithTools has built.
+// Tool is the path of a program that MainWithTools has built, or Main: runc and the plugin of
+// NRI's.
 func Tool(name string) string { return os.Getenv(toolEnv + name) }
 
 func prepareTools(ctx context.Context, list func(module string) []tools.Tool) (map[string]string, error) {
@@ -89,7 +88,7 @@ func prepareTools(ctx context.Context, list func(module string) []tools.Tool) (m
 
 // prepareWithOthers is prepare with programs of other projects that some tests need.
 func prepareWithOthers(ctx context.Context) (map[string]string, error) {
-	env, err := prepare(ctx)
+	env, err := prepareTools(ctx, func(string) []tools.Tool { return []tools.Tool{tools.Runc(), tools.UlimitAdjuster()} })
 	if err != nil {
 		return nil, err
 	}
@@ -99,12 +98,6 @@ func prepareWithOthers(ctx context.Context) (map[string]string, error) {
 	}
 	cache := filepath.Join(module, ".cache")
 	say := func(f string, a ...any) { fmt.Printf(f+"\n", a...) }
-	b := tools.Builder{Cache: cache, Say: say}
-	for name, tool := range map[string]tools.Tool{runcEnv: tools.Runc(), pluginEnv: tools.UlimitAdjuster()} {
-		if env[name], err = b.Build(ctx, tool); err != nil {
-			return nil, err
-		}
-	}
 	for name, release := range map[string]string{newCRIUEnv: criu.New, oldCRIUEnv: criu.Old} {
 		if env[name], err = criu.Install(ctx, cache, release, say); err != nil {
 			return nil, err

@@ -14,6 +14,7 @@ import (
 	"google.golang.org/grpc/codes"
 	cri "k8s.io/cri-api/pkg/apis/runtime/v1"
 
+	"github.com/cricket-cri/cricket/hack/tools"
 	"github.com/cricket-cri/cricket/test/images"
 )
 
@@ -216,7 +217,7 @@ func nriLife(t *testing.T, n *Node, plugin *nriPlugin) {
 // that annotations of a pod ask for, and refuses what it does not know.
 func TestNRISample(t *testing.T) {
 	config, _, plugins := nriConfig(t, "")
-	if err := os.Symlink(os.Getenv(pluginEnv), filepath.Join(plugins, "10-ulimit-adjuster")); err != nil {
+	if err := os.Symlink(Tool(tools.UlimitAdjuster().Name), filepath.Join(plugins, "10-ulimit-adjuster")); err != nil {
 		t.Fatal(err)
 	}
 	n := Start(t, "--config", config)
