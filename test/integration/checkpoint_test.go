@@ -14,6 +14,8 @@ import (
 
 	"google.golang.org/protobuf/proto"
 	cri "k8s.io/cri-api/pkg/apis/runtime/v1"
+
+	"github.com/cricket-cri/cricket/test/images"
 )
 
 // saveTime bounds a checkpoint and a restore where machines are emulated.
@@ -32,10 +34,23 @@ type saver struct {
 	drawn    []string
 }
 
+// pullSaved makes an image known to a node that is like most: a tree of several layers.
+func (n *Node) pullSaved() string {
+	n.t.Helper()
+	const name = "example.com/saved:1"
+	layer := tarOf(n.t, file("layered", []byte("second layer")))
+	if err := n.Registry.Add(n.t.TempDir(), name, n.on(images.Busybox, layer)); err != nil {
+		n.t.Fatal(err)
+	}
+	n.Pull(name)
+	return name
+}
+
 func (n *Node) saver() *saver {
 	s := &saver{Node: n, p: n.PodConfig(), settings: filepath.Join(n.Paths.Dir, fmt.Sprintf("settings-%d", serial.Add(1)))}
 	n.write(s.settings, "first")
 	s.c = n.ContainerConfig("sh", "-c", counter)
+	s.c.Image.Image = n.pullSaved()
 	s.c.Linux.Resources = &cri.LinuxContainerResources{MemoryLimitInBytes: 640 << 20} // the machine grows
 	s.c.Envs = []*cri.KeyValue{{Key: "A", Value: []byte("1")}}
 	s.c.Mounts = []*cri.Mount{{HostPath: s.settings, ContainerPath: "/settings", Readonly: true}}
@@ -106,6 +121,7 @@ func (s *saver) request(n *Node, dir string) *cri.RestorePodRequest {
 	settings := filepath.Join(n.Paths.Dir, fmt.Sprintf("settings-%d", serial.Add(1)))
 	n.write(settings, "second")
 	c.Mounts[0].HostPath = settings
+	c.Image.Image = n.pullSaved()
 	return &cri.RestorePodRequest{
 		CheckpointPath: dir, Config: n.PodConfig(), RuntimeHandler: "vm", ContainerConfigs: []*cri.ContainerConfig{c},
 	}

@@ -17,9 +17,10 @@ import (
 
 // loaded is what has been put into a slot, in the order in which it was made.
 type loaded struct {
-	fdsets    []int
-	nodes     []string
-	throttles []string
+	fdsets []int
+	nodes  []string
+	// description is the descriptor of a disk of several files that says what it consists of.
+	description *description
 }
 
 // sector is the unit of disks, in bytes.
@@ -81,8 +82,6 @@ func checkDisk(slot string, d vmm.Disk) error {
 		return fmt.Errorf("fill slot %s: a disk of %d files: %w", slot, len(d.Files), errdefs.ErrInvalidArgument)
 	case d.Direct && !d.ReadOnly:
 		return fmt.Errorf("fill slot %s: field Direct of a writable disk: %w", slot, errdefs.ErrInvalidArgument)
-	case d.BytesPerSecond < 0:
-		return fmt.Errorf("fill slot %s: field BytesPerSecond: %w", slot, errdefs.ErrInvalidArgument)
 	}
 	return nil
 }
@@ -93,44 +92,42 @@ func (m *machine) exchange(ctx context.Context, slot, node string) error {
 	return m.qmp.Execute(ctx, "qom-set", map[string]any{"path": devicePath(slot), "property": "drive", "value": node}, nil)
 }
 
+// behind is the node that a device has now.
+func (m *machine) behind(ctx context.Context, slot string) (node string, err error) {
+	err = m.qmp.Execute(ctx, "qom-get", map[string]any{"path": devicePath(slot), "property": "drive"}, &node)
+	return node, err
+}
+
 // build makes the block nodes of a disk and returns the top one. What it made is in l,
 // also if it fails.
 func (m *machine) build(ctx context.Context, slot string, d vmm.Disk, l *loaded) (string, error) {
-	m.nodes++
-	base := slot + "." + strconv.Itoa(m.nodes)
+	base := m.nodeName(slot)
 	file, format, err := m.passAll(ctx, base, d, l)
 	if err != nil {
 		return "", err
 	}
-	node := map[string]any{
-		"driver": format, "node-name": base, "read-only": d.ReadOnly,
-		"file": fileNode(file, d),
-	}
-	if !d.ReadOnly {
-		node["discard"] = "unmap"
-	}
-	if d.Direct {
-		node["cache"] = map[string]any{"direct": true} // the files of a VMDK disk inherit it
-	}
-	if err := m.addNode(ctx, node, base, l); err != nil || d.BytesPerSecond == 0 {
-		return base, err
-	}
-	return m.throttle(ctx, base, d.BytesPerSecond, l)
+	return base, m.addNode(ctx, base, format, file, d, l)
+}
+
+// nodeName is a new name in a slot.
+func (m *machine) nodeName(slot string) string {
+	m.nodes++
+	return slot + "." + strconv.Itoa(m.nodes)
 }
 
 // passAll hands the files of a disk to QEMU and returns what to open, and as what.
 func (m *machine) passAll(ctx context.Context, base string, d vmm.Disk, l *loaded) (file, format string, err error) {
 	if len(d.Files) > 1 {
-		file, err = m.concatenate(ctx, base, d.Files, l)
-		return file, "vmdk", err
+		file, err = m.concatenate(ctx, base, d, l)
+		return file, formatConcatenated, err
 	}
 	f, _, err := openDisk(d.Files[0], d.ReadOnly)
 	if err != nil {
 		return "", "", err
 	}
 	defer f.Close()
-	file, err = m.pass(ctx, base, f, l)
-	return file, "raw", err
+	set, err := m.pass(ctx, base, f, l)
+	return setPath(set), "raw", err
 }
 
 func fileNode(file string, d vmm.Disk) map[string]any {
@@ -145,7 +142,17 @@ func fileNode(file string, d vmm.Disk) map[string]any {
 	return node
 }
 
-func (m *machine) addNode(ctx context.Context, node map[string]any, name string, l *loaded) error {
+func (m *machine) addNode(ctx context.Context, name, format, file string, d vmm.Disk, l *loaded) error {
+	node := map[string]any{
+		"driver": format, "node-name": name, "read-only": d.ReadOnly,
+		"file": fileNode(file, d),
+	}
+	if !d.ReadOnly {
+		node["discard"] = "unmap"
+	}
+	if d.Direct {
+		node["cache"] = map[string]any{"direct": true} // the files of a VMDK disk inherit it
+	}
 	if err := m.qmp.Execute(ctx, "blockdev-add", node, nil); err != nil {
 		return err
 	}
@@ -153,46 +160,41 @@ func (m *machine) addNode(ctx context.Context, node map[string]any, name string,
 	return nil
 }
 
-// throttle puts a limit of throughput over a node.
-func (m *machine) throttle(ctx context.Context, base string, bytesPerSecond int64, l *loaded) (string, error) {
-	group := base + "-limit"
-	err := m.qmp.Execute(ctx, "object-add", map[string]any{
-		"qom-type": "throttle-group", "id": group, "limits": map[string]any{"bps-total": bytesPerSecond},
-	}, nil)
-	if err != nil {
-		return "", err
-	}
-	l.throttles = append(l.throttles, group)
-	top := base + "-top"
-	return top, m.addNode(ctx, map[string]any{"driver": "throttle", "node-name": top, "throttle-group": group, "file": base}, top, l)
-}
-
-// pass hands a file to QEMU and returns the name under which that opens it.
-func (m *machine) pass(ctx context.Context, base string, f *os.File, l *loaded) (string, error) {
+// pass hands a file to QEMU with a label that findDisks finds it by, and returns the number
+// of the set that it is in.
+func (m *machine) pass(ctx context.Context, label string, f *os.File, l *loaded) (int, error) {
 	var set struct {
 		ID int `json:"fdset-id"`
 	}
-	if err := m.qmp.Execute(ctx, "add-fd", map[string]any{"opaque": base}, &set, f); err != nil {
-		return "", err
+	if err := m.qmp.Execute(ctx, "add-fd", map[string]any{"opaque": label}, &set, f); err != nil {
+		return 0, err
 	}
 	l.fdsets = append(l.fdsets, set.ID)
-	return fmt.Sprintf("/dev/fdset/%d", set.ID), nil
+	return set.ID, nil
 }
+
+// setPath is the name under which QEMU opens what is in a set.
+func setPath(id int) string { return fmt.Sprintf("/dev/fdset/%d", id) }
 
 // discard takes back what build made. All of it is tried.
 func (m *machine) discard(ctx context.Context, l *loaded) error {
-	var failed error
-	for _, node := range slices.Backward(l.nodes) {
-		err := m.ask(func(q *govmm.QMP) error { return q.ExecuteBlockdevDel(ctx, node) })
-		failed = errors.Join(failed, err)
-	}
-	for _, group := range l.throttles {
-		failed = errors.Join(failed, m.qmp.Execute(ctx, "object-del", map[string]any{"id": group}, nil))
-	}
+	failed := m.removeNodes(ctx, l)
 	for _, set := range l.fdsets {
 		failed = errors.Join(failed, m.qmp.Execute(ctx, "remove-fd", map[string]any{"fdset-id": set}, nil))
 	}
 	return failed
+}
+
+// removeNodes leaves in l what is still there.
+func (m *machine) removeNodes(ctx context.Context, l *loaded) error {
+	for len(l.nodes) > 0 {
+		last := len(l.nodes) - 1
+		if err := m.ask(func(q *govmm.QMP) error { return q.ExecuteBlockdevDel(ctx, l.nodes[last]) }); err != nil {
+			return err
+		}
+		l.nodes = l.nodes[:last]
+	}
+	return nil
 }
 
 func openDisk(path string, readOnly bool) (*os.File, int64, error) {
@@ -218,8 +220,8 @@ func openDisk(path string, readOnly bool) (*os.File, int64, error) {
 	return f, st.Size(), nil
 }
 
-// findDisks asks QEMU what earlier daemons have put into the slots: the names of nodes,
-// of limits and of sets of descriptors tell.
+// findDisks asks QEMU what earlier daemons have put into the slots: the names of nodes and
+// of sets of descriptors tell.
 func (m *machine) findDisks(ctx context.Context) error {
 	var nodes []struct {
 		Name string `json:"node-name"`
@@ -240,35 +242,30 @@ func (m *machine) findDisks(ctx context.Context) error {
 	defer m.mu.Unlock()
 	for _, set := range sets {
 		for _, fd := range set.FDs {
-			if l := m.owner(fd.Opaque); l != nil && !slices.Contains(l.fdsets, set.ID) {
-				l.fdsets = append(l.fdsets, set.ID)
+			label, described := parseLabel(fd.Opaque)
+			l := m.owner(label)
+			if l == nil || slices.Contains(l.fdsets, set.ID) {
+				continue
+			}
+			l.fdsets = append(l.fdsets, set.ID)
+			if described != nil {
+				described.set, l.description = set.ID, described
 			}
 		}
 	}
-	// A limit lies over what it limits, and its name is longer.
-	slices.SortFunc(nodes, func(a, b struct {
-		Name string `json:"node-name"`
-	}) int {
-		return len(a.Name) - len(b.Name)
-	})
 	for _, n := range nodes {
-		l := m.owner(n.Name)
-		if l == nil {
-			continue
-		}
-		l.nodes = append(l.nodes, n.Name)
-		if base, ok := strings.CutSuffix(n.Name, "-top"); ok {
-			l.throttles = append(l.throttles, base+"-limit")
+		if l := m.owner(n.Name); l != nil {
+			l.nodes = append(l.nodes, n.Name)
 		}
 	}
 	return nil
 }
 
-// owner returns what is loaded into the slot that a name such as "ro0.3-top" begins
+// owner returns what is loaded into the slot that a name such as "ro0.3" begins
 // with, and nil for other names. Names given from now on are new.
 func (m *machine) owner(name string) *loaded {
 	slot, rest, ok := strings.Cut(name, ".")
-	number, err := strconv.Atoi(strings.TrimSuffix(rest, "-top"))
+	number, err := strconv.Atoi(rest)
 	if !ok || err != nil {
 		return nil
 	}

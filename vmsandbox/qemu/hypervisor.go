@@ -111,10 +111,13 @@ func (h *hypervisor) Attach(ctx context.Context, id string) (vmm.Machine, error)
 	if err == nil {
 		// A state that is being written for a daemon that is gone would end with a machine
 		// that stands still.
-		err = m.giveUp(ctx)
+		err = m.over(ctx, true)
 	}
 	if err == nil {
 		err = m.findDisks(ctx)
+	}
+	if err == nil {
+		err = m.putBack(ctx)
 	}
 	if err != nil {
 		m.abandon()

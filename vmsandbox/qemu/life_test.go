@@ -56,6 +56,7 @@ func TestTemplateAndClones(t *testing.T) {
 	exchangeDisks(ctx, t, m, g, layers)
 	fillHost(ctx, t, m, g)
 	addMemory(ctx, t, m, g)
+	saveAndGoOn(ctx, t, m, g)
 	mapped := mapFiles(ctx, t, m, g)
 	addMemory(ctx, t, m, g)
 	liveAlone(ctx, t, h, c)
@@ -140,7 +141,7 @@ func exchangeDisks(ctx context.Context, t *testing.T, m vmm.Machine, g *guest, l
 	}
 	began := time.Now()
 	// One disk of three files: of one page, of two, of three.
-	if err := m.SetDisk(ctx, "ro0", vmm.Disk{Files: layers, ReadOnly: true, BytesPerSecond: 100 << 20}); err != nil {
+	if err := m.SetDisk(ctx, "ro0", vmm.Disk{Files: layers, ReadOnly: true}); err != nil {
 		t.Fatal(err)
 	}
 	t.Logf("a disk of three files: %v", time.Since(began))
@@ -180,6 +181,7 @@ func exchangeDisks(ctx context.Context, t *testing.T, m vmm.Machine, g *guest, l
 // attachAgain plays a new daemon: it knows nothing but the machine's directory.
 func attachAgain(ctx context.Context, t *testing.T, h vmm.Hypervisor, m vmm.Machine, layers, mapped []string) {
 	t.Helper()
+	diesSaving(ctx, t, m)
 	if err := m.Close(); err != nil {
 		t.Fatal(err)
 	}
@@ -193,6 +195,14 @@ func attachAgain(ctx context.Context, t *testing.T, h vmm.Hypervisor, m vmm.Mach
 	if again.Pid() != m.Pid() || again.Dir() != m.Dir() {
 		t.Error("another machine was found")
 	}
+	liesBack(ctx, t, again)
+	if err := again.Close(); err != nil {
+		t.Fatal(err)
+	}
+	if again, err = h.Attach(ctx, m.ID()); err != nil { // while the guest uses its disks
+		t.Fatal(err)
+	}
+	liesBack(ctx, t, again)
 	if err := again.SetDisk(ctx, "ro0", vmm.Disk{Files: layers[:1], ReadOnly: true}); !errdefs.IsFailedPrecondition(err) {
 		t.Errorf("a slot that an earlier daemon filled is taken for empty: %v", err)
 	}

@@ -6,10 +6,15 @@ import (
 	"fmt"
 	"os"
 	"time"
+
+	govmm "github.com/kata-containers/govmm/qemu"
 )
 
-// cancelTime bounds how long QEMU may take to give up writing a state.
-const cancelTime = 10 * time.Second
+// overTime bounds each step of saving that is carried out whatever the caller's time.
+const overTime = 10 * time.Second
+
+// overInterval is between two questions whether it is.
+const overInterval = time.Millisecond
 
 // unlimited is a rate, in bytes a second, that no file is written at: QEMU's own default is
 // for networks that others use too.
@@ -18,11 +23,19 @@ const unlimited = 1 << 40
 // Snapshot implements vmm.Snapshotter. The memory is part of the stream, whatever file it
 // lies in: pages that are all zero take a few bytes.
 func (m *machine) Snapshot(ctx context.Context, f *os.File) error {
-	err := m.qmp.Execute(ctx, "migrate-set-parameters", map[string]any{"max-bandwidth": int64(unlimited)}, nil)
+	// What changes the machine is carried out to its end: half of it would be unknown.
+	whole := context.WithoutCancel(ctx)
+	err := within(whole, overTime, m.takeOut)
 	if err == nil {
-		if err = m.write(ctx, f, true); err != nil {
-			err = errors.Join(err, m.giveUp(context.WithoutCancel(ctx)))
-		}
+		err = m.qmp.Execute(ctx, "migrate-set-parameters", map[string]any{"max-bandwidth": int64(unlimited)}, nil)
+	}
+	if err == nil {
+		err = m.write(ctx, f, true)
+		err = errors.Join(err, m.over(whole, err != nil))
+	}
+	if back := within(whole, overTime, m.putBack); back != nil {
+		// With other disks than its guest knows it must not go on.
+		err = errors.Join(err, back, within(whole, overTime, m.quit))
 	}
 	if err != nil {
 		return m.explain(fmt.Errorf("save machine as a whole: %w", err))
@@ -30,29 +43,55 @@ func (m *machine) Snapshot(ctx context.Context, f *os.File) error {
 	return nil
 }
 
-// giveUp ends the writing of a state, and returns when QEMU writes no more. One that is over
-// has nothing to give up.
-func (m *machine) giveUp(ctx context.Context) error {
-	ctx, cancel := context.WithTimeout(ctx, cancelTime)
+func within(ctx context.Context, d time.Duration, f func(context.Context) error) error {
+	ctx, cancel := context.WithTimeout(ctx, d)
 	defer cancel()
-	if err := m.qmp.Execute(ctx, "migrate_cancel", nil, nil); err != nil {
-		return fmt.Errorf("give up: %w", err)
-	}
-	for {
-		var info struct {
-			Status string `json:"status"`
-		}
-		if err := m.qmp.Execute(ctx, "query-migrate", nil, &info); err != nil {
+	return f(ctx)
+}
+
+func (m *machine) quit(ctx context.Context) error {
+	return m.ask(func(q *govmm.QMP) error { return q.ExecuteQuit(ctx) })
+}
+
+// over ends the writing of a state, if it is to be given up, and returns when QEMU writes no
+// more and the machine can go on. It cannot yet when QEMU first says that the state is
+// written: "cont" is refused until the thread that has written it has ended.
+func (m *machine) over(ctx context.Context, giveUp bool) error {
+	ctx, cancel := context.WithTimeout(ctx, overTime)
+	defer cancel()
+	if giveUp {
+		if err := m.qmp.Execute(ctx, "migrate_cancel", nil, nil); err != nil {
 			return fmt.Errorf("give up: %w", err)
 		}
-		switch info.Status {
-		case "", "none", "completed", "failed", "cancelled":
-			return nil
+	}
+	for {
+		done, err := m.isOver(ctx)
+		if done || err != nil {
+			return err
 		}
 		select {
 		case <-ctx.Done():
-			return fmt.Errorf("give up: %w", ctx.Err())
-		case <-time.After(10 * time.Millisecond):
+			return fmt.Errorf("wait for the end of writing: %w", ctx.Err())
+		case <-time.After(overInterval):
 		}
+	}
+}
+
+func (m *machine) isOver(ctx context.Context) (bool, error) {
+	var writing, machine struct {
+		Status string `json:"status"`
+	}
+	err := m.qmp.Execute(ctx, "query-migrate", nil, &writing)
+	if err == nil {
+		err = m.qmp.Execute(ctx, "query-status", nil, &machine)
+	}
+	if err != nil {
+		return false, fmt.Errorf("ask whether writing is over: %w", err)
+	}
+	switch writing.Status {
+	case "", "none", "completed", "failed", "cancelled":
+		return machine.Status != "finish-migrate", nil
+	default:
+		return false, nil
 	}
 }

@@ -25,7 +25,8 @@ func (p *Pool) Attach(ctx context.Context, id string) (*VM, error) {
 	reaching, cancel := context.WithTimeout(ctx, p.options.Clone)
 	defer cancel()
 	var vm *VM
-	if err = resume(reaching, m); err == nil {
+	// A daemon that is gone may have paused it, to save it. One that runs runs on.
+	if err = m.Resume(reaching); err == nil {
 		vm, err = reach(reaching, m)
 	}
 	if err == nil {

@@ -4,7 +4,6 @@ import (
 	"context"
 	"fmt"
 	"os"
-	"time"
 
 	"github.com/containerd/errdefs"
 
@@ -33,26 +32,4 @@ func (p *Pool) Restore(ctx context.Context, s Saved) (*VM, error) {
 	b := p.newBirth(p.options.Boot)
 	b.config.State, b.config.Whole, b.config.Added, b.saved = s.State, true, s.Added, &s
 	return b.run(ctx, "restore machine", Restored)
-}
-
-// resumeInterval is between two attempts to resume a machine: one that is still writing a
-// state for a daemon that is gone refuses.
-const resumeInterval = 100 * time.Millisecond
-
-// resume lets a machine run that the daemon before may have paused, to save it. One that
-// runs runs on.
-func resume(ctx context.Context, m vmm.Machine) error {
-	for {
-		err := m.Resume(ctx)
-		if err == nil {
-			return nil
-		}
-		select {
-		case <-m.Done():
-			return err
-		case <-ctx.Done():
-			return err
-		case <-time.After(resumeInterval):
-		}
-	}
 }

@@ -66,7 +66,7 @@ type Witness interface {
 type Snapshotter interface {
 	// Snapshot writes the memory and the state of the devices of a paused machine to f,
 	// which a Config with Whole goes on from. What is on its disks is not in it. Resume lets
-	// the machine go on, whatever came of it.
+	// the machine go on, whatever came of it; one that could not go on as it was has ended.
 	Snapshot(ctx context.Context, f *os.File) error
 }
 
@@ -165,8 +165,6 @@ type Disk struct {
 	// Direct reads past the host's page cache: nothing of what others have read is found
 	// there, and nothing is left. Disks that are read only can have it.
 	Direct bool
-	// Limits of throughput; 0 is none.
-	BytesPerSecond int64
 }
 
 // MemoryPieces is how often memory can be added to a machine.

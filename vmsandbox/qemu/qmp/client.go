@@ -164,6 +164,9 @@ func (c *Client) Execute(ctx context.Context, command string, arguments, result 
 		c.mu.Unlock()
 	}()
 	if err := c.send(ctx, id, command, arguments, files); err != nil {
+		if errors.Is(err, context.Canceled) || errors.Is(err, context.DeadlineExceeded) {
+			return fmt.Errorf("send %s: %w", command, err)
+		}
 		return fmt.Errorf("send %s: %w: %w", command, errdefs.ErrUnavailable, err)
 	}
 	select {
@@ -209,33 +212,39 @@ func (c *Client) send(ctx context.Context, id uint64, command string, arguments 
 	b = append(b, '\n')
 	c.write.Lock()
 	defer c.write.Unlock()
-	// A deadline that came too early would leave half a command, so it ends all.
+	if err := ctx.Err(); err != nil {
+		return err
+	}
 	deadline, _ := ctx.Deadline()
 	if err := c.conn.SetWriteDeadline(deadline); err != nil {
 		return err
 	}
-	if len(files) == 0 {
-		_, err = c.conn.Write(b)
-	} else {
-		err = c.sendWith(b, files)
+	n, err := c.writeAll(b, files)
+	if n > 0 && n < len(b) { // what follows would be taken for the rest
+		_ = c.conn.Close()
 	}
 	if errors.Is(err, os.ErrDeadlineExceeded) {
-		_ = c.conn.Close()
+		return context.DeadlineExceeded
 	}
 	return err
 }
 
-// sendWith passes the files with the first bytes that the kernel takes.
-func (c *Client) sendWith(b []byte, files []*os.File) error {
+// writeAll passes the files with the first bytes that the kernel takes.
+func (c *Client) writeAll(b []byte, files []*os.File) (int, error) {
+	if len(files) == 0 {
+		return c.conn.Write(b)
+	}
 	fds := make([]int, len(files))
 	for i, f := range files {
 		fds[i] = int(f.Fd())
 	}
 	n, _, err := c.conn.WriteMsgUnix(b, unix.UnixRights(fds...), nil)
 	if err == nil && n < len(b) {
-		_, err = c.conn.Write(b[n:])
+		var more int
+		more, err = c.conn.Write(b[n:])
+		n += more
 	}
-	return err
+	return n, err
 }
 
 // watchBacklog is how many events a watch holds; more are lost.

@@ -105,6 +105,25 @@ func TestCommandsAndEvents(t *testing.T) {
 	}
 }
 
+// A command whose time is over before it is sent costs the connection nothing.
+func TestNoTime(t *testing.T) {
+	c, err := fake(t, func(conn *net.UnixConn, lines *bufio.Scanner) {
+		greet(conn, lines)
+		reply(conn, lines, `"return": {}`)
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	late, cancel := context.WithDeadline(context.Background(), time.Now().Add(-time.Second))
+	defer cancel()
+	if err := c.Execute(late, "late", nil, nil); !errors.Is(err, context.DeadlineExceeded) {
+		t.Errorf("a command without time: %v", err)
+	}
+	if err := c.Execute(context.Background(), "next", nil, nil); err != nil {
+		t.Errorf("the next command: %v", err)
+	}
+}
+
 func TestFileIsPassed(t *testing.T) {
 	content := make(chan string, 1)
 	c, err := fake(t, func(conn *net.UnixConn, lines *bufio.Scanner) {
