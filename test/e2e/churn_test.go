@@ -310,7 +310,7 @@ func (c *churn) neverStarted(p *corev1.Pod, s corev1.ContainerStatus) bool {
 		switch {
 		case state.Running != nil:
 			ran = append(ran, state.Running.StartedAt.Time)
-		case state.Terminated != nil:
+		case state.Terminated != nil && !state.Terminated.StartedAt.IsZero(): // else nobody knows of a start
 			ran = append(ran, state.Terminated.StartedAt.Time)
 		}
 	}
