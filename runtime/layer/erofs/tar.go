@@ -93,7 +93,10 @@ func (t *untar) entry(ctx context.Context, dir, name string, n *node) error {
 	case n.whiteout:
 		return t.mark(dir + whiteoutPrefix + name)
 	case t.named[n] != "":
-		return t.write(&tar.Header{Typeflag: tar.TypeLink, Name: full, Linkname: t.named[n], ModTime: time.Unix(n.mtime, 0)})
+		// Whoever extracts it may give the file what its last entry says.
+		h := attributes(full, n)
+		h.Typeflag, h.Linkname = tar.TypeLink, t.named[n]
+		return t.write(h)
 	}
 	if n.nlink > 1 {
 		t.named[n] = full
@@ -109,7 +112,8 @@ func (t *untar) mark(name string) error {
 	return t.write(&tar.Header{Typeflag: tar.TypeReg, Name: name, Mode: 0o600, ModTime: time.Unix(0, 0)})
 }
 
-func (t *untar) header(name string, n *node) error {
+// attributes are what the entries of all types say.
+func attributes(name string, n *node) *tar.Header {
 	h := &tar.Header{
 		Name: name, Mode: int64(n.mode & 0o7777), Uid: int(n.uid), Gid: int(n.gid),
 		ModTime: time.Unix(n.mtime, int64(n.nsec)), PAXRecords: map[string]string{},
@@ -117,6 +121,11 @@ func (t *untar) header(name string, n *node) error {
 	for _, a := range n.xattrs() {
 		h.PAXRecords[paxXattr+a.name] = a.value
 	}
+	return h
+}
+
+func (t *untar) header(name string, n *node) error {
+	h := attributes(name, n)
 	switch n.mode & unix.S_IFMT {
 	case unix.S_IFDIR:
 		h.Typeflag = tar.TypeDir

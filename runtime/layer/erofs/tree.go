@@ -249,9 +249,13 @@ func (t *tree) put(dir *node, name string, n *node) error {
 	return nil
 }
 
-// become has a directory take over the attributes of a later entry for it.
+// become has a directory or file take over the attributes of a later entry for it, as what
+// other runtimes extract with chown(2), setxattr(2) and chmod(2) does.
 func (t *tree) become(n, m *node) error {
-	n.mode, n.uid, n.gid, n.mtime, n.nsec, n.implied = m.mode, m.uid, m.gid, m.mtime, m.nsec, false
+	n.uid, n.gid, n.mtime, n.nsec, n.implied = m.uid, m.gid, m.mtime, m.nsec, false
+	if !n.isSymlink() {
+		n.mode = n.mode&unix.S_IFMT | m.mode&^unix.S_IFMT
+	}
 	if attrs := m.xattrs(); len(attrs) > 0 {
 		if err := t.spend(xattrSize(n.xattrs())); err != nil { // each byte is looked at again
 			return err
@@ -285,8 +289,8 @@ func (t *tree) drop(dir, old *node) {
 	old.nlink--
 }
 
-// link gives the file at target a further name.
-func (t *tree) link(dir *node, name, target string) error {
+// link gives the file at target a further name, and the attributes of the entry that says so.
+func (t *tree) link(dir *node, name, target string, attributes *node) error {
 	parts, err := cleanPath(target)
 	if err != nil {
 		return err
@@ -305,8 +309,9 @@ func (t *tree) link(dir *node, name, target string) error {
 		return fmt.Errorf("hard link to %.80q, which is not in the layer: %w", target, errdefs.ErrInvalidArgument)
 	case n.isDir():
 		return fmt.Errorf("hard link to directory %.80q: %w", target, errdefs.ErrInvalidArgument)
-	case t.child(dir, name) == n:
-		return nil // to itself, or a second time
+	}
+	if err := t.become(n, attributes); err != nil || t.child(dir, name) == n { // to itself, or a second time
+		return err
 	}
 	return t.put(dir, name, n)
 }

@@ -131,7 +131,7 @@ func everything() []entry {
 		id(symlink("short", "bin/su"), 0o777, 3, 4),
 		id(symlink("inline", strings.Repeat("t/", 1900)), 0o777, 0, 0),
 		id(symlink("spilled", strings.Repeat("u", 4095)), 0o777, 0, 0),
-		link("bin/su2", "bin/su"), link("hard/link", "./bin/su"), link("hardsym", "short"),
+		id(link("bin/su2", "bin/su"), 0o4755, 0, 0), id(link("hard/link", "./bin/su"), 0o4755, 0, 0), id(link("hardsym", "short"), 0o777, 3, 4),
 		special("char", tar.TypeChar, 1, 3), special("blockdev", tar.TypeBlock, 259, 1048575),
 		special("chr", tar.TypeChar, 4095, 255), special("fifo", tar.TypeFifo, 0, 0),
 		id(file(long+"/"+long+"/"+long, "long"), 0o644, 0, 0),

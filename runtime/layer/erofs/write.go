@@ -186,12 +186,12 @@ func (w *writer) entry(ctx context.Context, h *tar.Header, data io.Reader) error
 	if deleted, ok := strings.CutPrefix(name, whiteoutPrefix); ok {
 		return w.whiteout(dir, name, deleted)
 	}
-	if h.Typeflag == tar.TypeLink {
-		return w.tree.link(dir, name, h.Linkname)
-	}
 	n, err := w.newNode(h)
 	if err != nil {
 		return err
+	}
+	if h.Typeflag == tar.TypeLink {
+		return w.tree.link(dir, name, h.Linkname, n)
 	}
 	if n.mode&unix.S_IFMT == unix.S_IFREG && h.Size > 0 {
 		if n.block, err = w.out.block(); err != nil {
@@ -245,7 +245,7 @@ func (w *writer) budget(n int) error {
 	return nil
 }
 
-// newNode translates a header that is not a hard link.
+// newNode translates a header. Of a hard link it has the attributes, and no type.
 func (w *writer) newNode(h *tar.Header) (*node, error) {
 	n := w.tree.newNode()
 	n.mode = uint16(h.Mode & 0o7777)
@@ -297,6 +297,7 @@ func (n *node) setType(h *tar.Header) error {
 		n.rdev = minor&0xff | major<<8 | minor&^0xff<<12 // new_encode_dev of the kernel
 	case tar.TypeFifo:
 		n.mode |= unix.S_IFIFO
+	case tar.TypeLink:
 	default:
 		return fmt.Errorf("entry of type %q: %w", h.Typeflag, errdefs.ErrInvalidArgument)
 	}

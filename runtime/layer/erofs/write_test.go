@@ -55,7 +55,7 @@ func dir(name string) entry {
 	return entry{Header: tar.Header{Name: name, Typeflag: tar.TypeDir, Mode: 0o755}}
 }
 func link(name, to string) entry {
-	return entry{Header: tar.Header{Name: name, Typeflag: tar.TypeLink, Linkname: to}}
+	return entry{Header: tar.Header{Name: name, Typeflag: tar.TypeLink, Linkname: to, Mode: 0o644}}
 }
 func symlink(name, to string) entry {
 	return entry{Header: tar.Header{Name: name, Typeflag: tar.TypeSymlink, Linkname: to, Mode: 0o777}}
