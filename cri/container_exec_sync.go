@@ -34,7 +34,7 @@ func (s *Server) ExecSync(ctx context.Context, req *v1.ExecSyncRequest) (*v1.Exe
 	var stdout, stderr capped
 	exit, err := c.Exec(ctx, runtime.ExecConfig{
 		Args:    req.GetCmd(),
-		Timeout: time.Duration(req.GetTimeout()) * time.Second,
+		Timeout: time.Duration(min(req.GetTimeout(), maxSeconds)) * time.Second,
 		Streams: runtime.Streams{Stdout: &stdout, Stderr: &stderr},
 	})
 	switch {

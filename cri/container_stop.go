@@ -28,7 +28,7 @@ func (s *Server) StopContainer(ctx context.Context, req *v1.StopContainerRequest
 	if err != nil {
 		return nil, err
 	}
-	grace := time.Duration(max(0, min(req.GetTimeout(), maxGrace))) * time.Second
+	grace := time.Duration(max(0, min(req.GetTimeout(), maxSeconds))) * time.Second
 	op := ops.Spec{
 		Key:    ops.Key{Kind: "stop container", Name: fmt.Sprintf("%s within %s", rec.ID, grace)},
 		Budget: grace + killBudget,
@@ -42,9 +42,9 @@ func (s *Server) StopContainer(ctx context.Context, req *v1.StopContainerRequest
 	return &v1.StopContainerResponse{}, nil
 }
 
-// maxGrace is the longest grace period in seconds: a year, so that sums do not
-// overflow.
-const maxGrace = 365 * 24 * 3600
+// maxSeconds is what longer times that a request gives in seconds are taken for: a year, so
+// that sums do not overflow.
+const maxSeconds = 365 * 24 * 3600
 
 // stopContainer waits for a start that is under way, so that what it sees is settled;
 // it holds no lock while it waits for the exit, and so cannot keep a removal from

@@ -269,11 +269,12 @@ func TestExecSync(t *testing.T) {
 		"timed out":   {req: &v1.ExecSyncRequest{ContainerId: "run", Cmd: []string{"x"}, Timeout: 2}, exit: runtime.Exit{Code: 137, TimedOut: true}, want: codes.DeadlineExceeded},
 		"unknown":     {req: &v1.ExecSyncRequest{ContainerId: "run", Cmd: []string{"x"}}, exit: runtime.Exit{Code: -1, Unknown: true}, want: codes.Unavailable},
 		"not running": {req: &v1.ExecSyncRequest{ContainerId: "done", Cmd: []string{"x"}}, want: codes.FailedPrecondition},
+		"for ever":    {req: &v1.ExecSyncRequest{ContainerId: "run", Cmd: []string{"x"}, Timeout: 18446744074}, exit: runtime.Exit{Code: 7}},
 		"not there":   {req: &v1.ExecSyncRequest{ContainerId: "nix", Cmd: []string{"x"}}, want: codes.NotFound},
 	} {
 		t.Run(name, func(t *testing.T) {
 			s := paperServer(t, paperContainer{exec: func(_ context.Context, e runtime.ExecConfig) (runtime.Exit, error) {
-				if e.Timeout != time.Duration(test.req.GetTimeout())*time.Second || e.Streams.Stdin != nil {
+				if want := min(test.req.GetTimeout(), 31536000); e.Timeout != time.Duration(want)*time.Second || e.Streams.Stdin != nil {
 					t.Errorf("exec config = %+v", e)
 				}
 				for range 17 {
