@@ -68,7 +68,8 @@ func (s *Server) createContainer(ctx context.Context, sandboxID string, config *
 		return "", err
 	}
 	defer unlock()
-	defer s.plugins.Hold()()
+	plugins := hold{plugins: s.plugins}
+	defer plugins.release()
 	var cfg runtime.Config
 	var change *adjustment
 	err = flow.Run(ctx, "create container",
@@ -77,7 +78,10 @@ func (s *Server) createContainer(ctx context.Context, sandboxID string, config *
 				return err
 			}
 			change, err = s.adjustmentOf(pod, rec)
-			cfg.Adjust = func(sp *specs.Spec) error { return change.apply(ctx, sp) }
+			cfg.Adjust = func(sp *specs.Spec) error {
+				plugins.take()
+				return change.apply(ctx, sp)
+			}
 			return err
 		}},
 		flow.Step{

@@ -113,9 +113,14 @@ func (s *Server) startProcess(ctx context.Context, rec *store.Container, lc *liv
 // ended the start. Where nothing did because the monitor died, and has been started anew
 // since, it is done again: the kubelet would not, but make another container and count a
 // restart.
+//
+// What the monitor had started before it died may have ended since: that is no start that
+// failed, but an exit, of which more is known than that.
 func tryStart(ctx context.Context, lc *liveContainer) (state runtime.State, failure, unknown error) {
+	interrupted := false
 	for range startAttempts {
 		failure = lc.Start(ctx)
+		interrupted = interrupted || errdefs.IsUnavailable(failure)
 		ask, cancel := context.WithTimeout(context.WithoutCancel(ctx), 10*time.Second)
 		state, unknown = lc.State(ask)
 		cancel()
@@ -123,7 +128,23 @@ func tryStart(ctx context.Context, lc *liveContainer) (state runtime.State, fail
 			break
 		}
 	}
+	if interrupted && failure != nil && unknown == nil && hasEnded(ctx, lc, state, failure) {
+		return runtime.State{Phase: runtime.Running}, nil, nil
+	}
 	return state, failure, unknown
+}
+
+// hasEnded tells whether a container whose start was interrupted has run and ended. The
+// monitor that has come since may be about to find that out, if the process cannot be
+// started any more.
+func hasEnded(ctx context.Context, lc *liveContainer, state runtime.State, failure error) bool {
+	if state.Phase != runtime.Created || errdefs.IsUnavailable(failure) {
+		return state.Phase == runtime.Exited
+	}
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), 10*time.Second)
+	defer cancel()
+	_, err := lc.Wait(ctx)
+	return err == nil
 }
 
 func (s *Server) noteStartFailure(id string, lc *liveContainer, failure error) {

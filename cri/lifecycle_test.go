@@ -182,6 +182,40 @@ func TestStartWithoutMonitor(t *testing.T) {
 	}
 }
 
+// TestStartEndsWithoutMonitor: a process that ended while nobody looked has run.
+func TestStartEndsWithoutMonitor(t *testing.T) {
+	for name, last := range map[string]error{"known at once": nil, "found out later": errors.New("it cannot be started any more")} {
+		t.Run(name, func(t *testing.T) {
+			m := newMachine(t)
+			pod := m.runPod(t, "p")
+			id := m.createContainer(t, pod, "c")
+			c := m.container(pod, id)
+			exit := func() {
+				c.mu.Lock()
+				c.state.Phase = runtime.Running
+				c.mu.Unlock()
+				c.exit(runtime.Exit{At: time.Now()})
+			}
+			starts := 0
+			m.hull.start = func(context.Context) error {
+				if starts++; starts > 1 {
+					time.AfterFunc(50*time.Millisecond, exit)
+					return last
+				}
+				if last == nil {
+					exit()
+				}
+				return fmt.Errorf("call monitor: %w", errdefs.ErrUnavailable)
+			}
+			m.startContainer(t, id)
+			<-m.server.live.container(id).exited
+			if st := m.status(t, id); st.GetExitCode() != 0 || st.GetReason() != "Completed" || st.GetStartedAt() == 0 {
+				t.Errorf("status: %v", st)
+			}
+		})
+	}
+}
+
 func TestStopJoins(t *testing.T) {
 	m := newMachine(t)
 	pod := m.runPod(t, "p")

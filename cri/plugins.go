@@ -10,6 +10,7 @@ import (
 	"github.com/cricket-cri/cricket/cri/nri"
 	"github.com/cricket-cri/cricket/cri/store"
 	"github.com/cricket-cri/cricket/runtime"
+	"github.com/cricket-cri/cricket/runtime/flow"
 )
 
 // view is the server as NRI plugins use it (nri.Runtime).
@@ -107,6 +108,37 @@ func (s *Server) tell(notice func(*nri.Plugins)) {
 	}
 	defer s.plugins.Hold()()
 	notice(s.plugins)
+}
+
+// hold keeps plugins that connect from being told what there is (nri.Plugins.Hold), from the
+// moment on in which those that are there are asked about something new until that is
+// recorded, and no longer: while one waits to connect everybody else waits who has something
+// to tell, whatever time they have.
+type hold struct {
+	plugins *nri.Plugins
+	free    func()
+}
+
+func (h *hold) take() {
+	if h.free == nil {
+		h.free = h.plugins.Hold()
+	}
+}
+
+func (h *hold) release() {
+	if h.free != nil {
+		h.free()
+		h.free = nil
+	}
+}
+
+// step is the one after which plugins are asked; what is undone before it need not hold.
+func (h *hold) step() flow.Step {
+	return flow.Step{
+		Name: "hold plugins off",
+		Do:   func(context.Context) error { h.take(); return nil },
+		Undo: func(context.Context) error { h.release(); return nil },
+	}
 }
 
 // tellStopped tells plugins that a container has ended.

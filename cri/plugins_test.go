@@ -8,6 +8,7 @@ import (
 	"path/filepath"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -187,6 +188,50 @@ func TestEndWhilePluginConnects(t *testing.T) {
 	if got := w.heard(); !strings.Contains(w.shown, id) || got != "stop remove" {
 		t.Errorf("it was shown %q and then told %q", w.shown, got)
 	}
+}
+
+// TestSlowPodWhilePluginConnects: a plugin that connects while a pod is being made waits for
+// nothing of it, and nobody else does.
+func TestSlowPodWhilePluginConnects(t *testing.T) {
+	m := newPluggedMachine(t)
+	pod := m.runPod(t, "p")
+	id := m.createContainer(t, pod, "c")
+	slow, begun := make(chan struct{}), make(chan struct{})
+	var first atomic.Bool
+	m.hull.create = func(context.Context) error {
+		if first.CompareAndSwap(false, true) {
+			close(begun)
+			<-slow
+		}
+		return nil
+	}
+	made := make(chan error, 1)
+	go func() {
+		_, err := m.server.RunPodSandbox(t.Context(), &v1.RunPodSandboxRequest{Config: podConfig("slow")})
+		made <- err
+	}()
+	<-begun
+	w := &witness{}
+	m.connect(t, "10", w)
+	time.Sleep(200 * time.Millisecond) // until it would wait
+	others := make(chan struct{})
+	go func() {
+		defer close(others)
+		m.startContainer(t, id)
+		m.container(pod, id).exit(runtime.Exit{At: time.Now()})
+		m.runPod(t, "other")
+	}()
+	select {
+	case <-others:
+	case <-time.After(5 * time.Second):
+		t.Error("others wait for the slow pod")
+	}
+	close(slow)
+	if err := <-made; err != nil {
+		t.Error(err)
+	}
+	<-others
+	m.known(w)
 }
 
 // TestEvictionWhilePluginConnects: who holds plugins off does not wait for who waits for them.

@@ -209,7 +209,8 @@ func (s *Server) restorePod(ctx context.Context, r *restoring) error {
 		}
 		defer unlock()
 	}
-	defer s.plugins.Hold()()
+	plugins := hold{plugins: s.plugins}
+	defer plugins.release()
 	var sb sandbox.Sandbox
 	steps := []flow.Step{{
 		Name: "record intent",
@@ -225,6 +226,7 @@ func (s *Server) restorePod(ctx context.Context, r *restoring) error {
 			Do:   func(ctx context.Context) (err error) { sb, err = r.driver.Restore(ctx, r.want); return err },
 			Undo: func(ctx context.Context) error { return discard(ctx, sb) },
 		},
+		plugins.step(),
 		s.askPlugins(r.pod, &sb),
 		flow.Step{
 			Name: "find containers",

@@ -81,7 +81,8 @@ func (s *Server) runSandbox(ctx context.Context, driver sandbox.Driver, cfg sand
 		return err
 	}
 	defer unlock()
-	defer s.plugins.Hold()()
+	plugins := hold{plugins: s.plugins}
+	defer plugins.release()
 	var sb sandbox.Sandbox
 	err = flow.Run(ctx, "run pod sandbox",
 		flow.Step{
@@ -94,6 +95,7 @@ func (s *Server) runSandbox(ctx context.Context, driver sandbox.Driver, cfg sand
 			Do:   func(ctx context.Context) (err error) { sb, err = driver.Create(ctx, cfg); return err },
 			Undo: func(ctx context.Context) error { return discard(ctx, sb) },
 		},
+		plugins.step(),
 		s.askPlugins(rec, &sb),
 		flow.Step{
 			Name: "record sandbox",
