@@ -157,6 +157,13 @@ func (c *creation) showVolumes(ctx context.Context) error {
 
 // keepVolumes records what the volumes have become.
 func (p *pod) keepVolumes() error {
+	p.keeping.Lock()
+	defer p.keeping.Unlock()
+	return p.recordVolumes()
+}
+
+// recordVolumes is called by whoever holds keeping.
+func (p *pod) recordVolumes() error {
 	state, err := p.volumes.State()
 	if err != nil {
 		return err

@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"io"
 	"net/netip"
 	"strings"
@@ -27,10 +28,15 @@ type fakeGuest struct {
 	lag time.Duration // of its clock
 	// way is how long answers are on their way.
 	way time.Duration
+	// added is the memory that its machine was given, in bytes; guarded by w.mu.
+	added int64
 }
 
 func (g *fakeGuest) Hello(context.Context) (agent.Info, error) {
-	info := agent.Info{MemoryBytes: 256 << 20, Capabilities: []string{"CAP_CHOWN"}, UnixNanos: time.Now().Add(-g.lag).UnixNano()}
+	g.w.mu.Lock()
+	memory := 256<<20 + uint64(g.added)
+	g.w.mu.Unlock()
+	info := agent.Info{MemoryBytes: memory, Capabilities: []string{"CAP_CHOWN"}, UnixNanos: time.Now().Add(-g.lag).UnixNano()}
 	time.Sleep(g.way)
 	return info, g.w.did("hello")
 }
@@ -321,8 +327,9 @@ func (m mirrorsOf) Delete(_ context.Context, id string) error {
 }
 
 type fakeVolumes struct {
-	w *world
-	o VolumeOptions
+	w       *world
+	o       VolumeOptions
+	version int // guarded by w.mu
 }
 
 func (v *fakeVolumes) Add(_ context.Context, container string, m runtime.Mount) (runtime.Mount, error) {
@@ -342,7 +349,23 @@ func (v *fakeVolumes) RemoveContainer(_ context.Context, container string) error
 	return nil
 }
 
-func (v *fakeVolumes) State() (json.RawMessage, error) { return json.RawMessage(`{"is":"kept"}`), nil }
+// State is another each time that it is asked for after the first Changed.
+func (v *fakeVolumes) State() (json.RawMessage, error) {
+	v.w.mu.Lock()
+	defer v.w.mu.Unlock()
+	if v.version == 0 {
+		return json.RawMessage(`{"is":"kept"}`), nil
+	}
+	return json.RawMessage(fmt.Sprintf(`{"version":%d}`, v.version)), nil
+}
+
+// follow changes the state, as a volume does that is followed.
+func (v *fakeVolumes) follow() {
+	v.w.mu.Lock()
+	v.version++
+	v.w.mu.Unlock()
+	v.o.Changed()
+}
 
 func (v *fakeVolumes) Savable() error { return v.w.did("savable") }
 

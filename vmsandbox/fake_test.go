@@ -147,6 +147,7 @@ func (w *world) Restore(ctx context.Context, s SavedMachine) (*Machine, error) {
 		return nil, errors.Join(err, disksOf{w}.Remove(next))
 	}
 	fresh := w.machines[m.ID()]
+	fresh.guest.added = sum(s.Added)
 	fresh.monitor.containers = saved.monitor.copies()
 	for slot := range made {
 		fresh.filled[slot] = true
@@ -279,5 +280,11 @@ func (m *fakeMachine) SetDisk(_ context.Context, slot string, d vmm.Disk) error 
 }
 
 func (m *fakeMachine) AddMemory(_ context.Context, bytes int64) error {
-	return m.w.did("add memory %d", bytes>>20)
+	if err := m.w.did("add memory %d", bytes>>20); err != nil {
+		return err
+	}
+	m.w.mu.Lock()
+	defer m.w.mu.Unlock()
+	m.guest.added += bytes
+	return nil
 }

@@ -184,6 +184,8 @@ type VolumeOptions struct {
 	State json.RawMessage
 	// Moved, if set, are the containers of a checkpoint, which State is of then.
 	Moved []MovedVolumes
+	// Changed is called when State has changed without a call of a method.
+	Changed func()
 }
 
 // MovedVolumes are what a restored container mounts now.

@@ -47,6 +47,10 @@ type pod struct {
 	// silence for death.
 	still *semaphore.Weighted
 
+	// keeping is held by whoever records the volumes: of two records the later is of the
+	// later state.
+	keeping sync.Mutex
+
 	mu       sync.Mutex
 	state    podState
 	stopped  bool

@@ -144,13 +144,39 @@ func (p *pod) openVolumes() (err error) {
 	return p.openVolumesOf(VolumeOptions{Dir: s.VolumesDir, State: s.Volumes})
 }
 
-func (p *pod) openVolumesOf(o VolumeOptions) (err error) {
+func (p *pod) openVolumesOf(o VolumeOptions) error {
 	o.Disk = p.volumeDisk
 	if p.machine != nil {
 		o.Guest = p.machine.Guest
 	}
-	p.volumes, err = p.driver.opts.Volumes(o)
-	return err
+	early := false
+	o.Changed = func() {
+		p.keeping.Lock()
+		defer p.keeping.Unlock()
+		if p.volumes == nil { // they are still being opened
+			early = true
+			return
+		}
+		p.keepFollowed()
+	}
+	v, err := p.driver.opts.Volumes(o)
+	if err != nil {
+		return err
+	}
+	p.keeping.Lock()
+	defer p.keeping.Unlock()
+	if p.volumes = v; early {
+		p.keepFollowed()
+	}
+	return nil
+}
+
+// keepFollowed records what volumes have become by themselves. The next who records them
+// does it too.
+func (p *pod) keepFollowed() {
+	if err := p.recordVolumes(); err != nil {
+		p.driver.opts.Log.Warn("state of volumes is not recorded", "sandbox", p.id, "error", err)
+	}
 }
 
 func (b *birth) undoCgroup(ctx context.Context) error {
@@ -182,7 +208,10 @@ func (b *birth) introduce(ctx context.Context) {
 			return err
 		}
 		if b.from != nil { // it has all else since it was saved
-			return b.change(func(s *podState) { s.Guest = info })
+			return b.change(func(s *podState) {
+				s.Guest = info
+				s.Guest.MemoryBytes -= min(info.MemoryBytes, uint64(s.Added)) // which are counted apart
+			})
 		}
 		if err := b.mountShared(ctx); err != nil {
 			return err

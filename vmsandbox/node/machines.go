@@ -9,6 +9,7 @@ import (
 	"github.com/cricket-cri/cricket/runtime/monitor"
 	"github.com/cricket-cri/cricket/vmsandbox"
 	"github.com/cricket-cri/cricket/vmsandbox/template"
+	"github.com/cricket-cri/cricket/vmsandbox/vmm"
 )
 
 // machines are the node's, for its driver. They can be attached to and removed at once, and
@@ -40,11 +41,26 @@ func (m machines) Restore(ctx context.Context, s vmsandbox.SavedMachine) (*vmsan
 	if err != nil {
 		return nil, err
 	}
+	if m.rootfs == vmsandbox.RootfsDirect {
+		s.Disks = direct(s.Disks)
+	}
 	vm, err := m.pool.Restore(ctx, template.Saved(s))
 	if err != nil {
 		return nil, err
 	}
 	return m.fresh(vm, platform), nil
+}
+
+// direct has a machine read its images past the host's page cache.
+func direct(make func(context.Context, string) (map[string]vmm.Disk, error)) func(context.Context, string) (map[string]vmm.Disk, error) {
+	return func(ctx context.Context, machine string) (map[string]vmm.Disk, error) {
+		disks, err := make(ctx, machine)
+		for slot, d := range disks {
+			d.Direct = d.ReadOnly
+			disks[slot] = d
+		}
+		return disks, err
+	}
 }
 
 // Platform waits until it is known how machines run.

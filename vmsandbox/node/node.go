@@ -123,7 +123,7 @@ func (n *Node) volumes(v vmsandbox.VolumeOptions) (vmsandbox.Volumes, error) {
 			return nil, err
 		}
 	}
-	return volume.New(volume.Options{Guest: v.Guest, Dir: v.Dir, Disk: v.Disk, Watcher: n.watcher, State: v.State, Log: n.log})
+	return volume.New(volume.Options{Guest: v.Guest, Dir: v.Dir, Disk: v.Disk, Watcher: n.watcher, State: v.State, Changed: v.Changed, Log: n.log})
 }
 
 func prepare(o Options) (*Node, error) {

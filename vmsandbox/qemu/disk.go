@@ -1,6 +1,7 @@
 package qemu
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -44,10 +45,23 @@ func (m *machine) SetDisk(ctx context.Context, slot string, d vmm.Disk) error {
 	}
 	if err != nil {
 		err = fmt.Errorf("fill slot %s: %w", slot, err)
-		return m.explain(errors.Join(err, m.discard(context.WithoutCancel(ctx), l)))
+		// The exchange may have been carried out though its answer did not come.
+		undone := within(context.WithoutCancel(ctx), overTime, func(ctx context.Context) error { return m.empty(ctx, slot, l) })
+		if undone != nil {
+			m.disks[slot] = l // for ClearDisk
+		}
+		return m.explain(errors.Join(err, undone))
 	}
 	m.disks[slot] = l
 	return nil
+}
+
+// empty puts the placeholder back and discards what was there.
+func (m *machine) empty(ctx context.Context, slot string, l *loaded) error {
+	if err := m.place(ctx, slot, placeholder(slot)); err != nil {
+		return err
+	}
+	return m.discard(ctx, l)
 }
 
 // ClearDisk puts the placeholder back.
@@ -62,10 +76,8 @@ func (m *machine) ClearDisk(ctx context.Context, slot string) error {
 	if l == nil {
 		return nil
 	}
-	err := m.exchange(ctx, slot, placeholder(slot))
-	if err == nil {
-		err = m.discard(ctx, l)
-	}
+	// What is carried out and not answered for would not be known.
+	err := within(context.WithoutCancel(ctx), overTime, func(ctx context.Context) error { return m.empty(ctx, slot, l) })
 	if err != nil {
 		return m.explain(fmt.Errorf("clear slot %s: %w", slot, err))
 	}
@@ -90,6 +102,18 @@ func checkDisk(slot string, d vmm.Disk) error {
 // the package's tests hold it to it.
 func (m *machine) exchange(ctx context.Context, slot, node string) error {
 	return m.qmp.Execute(ctx, "qom-set", map[string]any{"path": devicePath(slot), "property": "drive", "value": node}, nil)
+}
+
+// place has a node behind a device, whatever is there: what another daemon, or a call whose
+// time was over, has left may be half of a change.
+func (m *machine) place(ctx context.Context, slot, node string) error {
+	switch now, err := m.behind(ctx, slot); {
+	case err != nil:
+		return err
+	case now == node: // QEMU 7.2 aborts if a node is exchanged for itself
+		return nil
+	}
+	return m.exchange(ctx, slot, node)
 }
 
 // behind is the node that a device has now.
@@ -176,13 +200,19 @@ func (m *machine) pass(ctx context.Context, label string, f *os.File, l *loaded)
 // setPath is the name under which QEMU opens what is in a set.
 func setPath(id int) string { return fmt.Sprintf("/dev/fdset/%d", id) }
 
-// discard takes back what build made. All of it is tried.
+// discard takes back what build made, and leaves in l what is still there.
 func (m *machine) discard(ctx context.Context, l *loaded) error {
-	failed := m.removeNodes(ctx, l)
-	for _, set := range l.fdsets {
-		failed = errors.Join(failed, m.qmp.Execute(ctx, "remove-fd", map[string]any{"fdset-id": set}, nil))
+	if err := m.removeNodes(ctx, l); err != nil {
+		return err
 	}
-	return failed
+	for len(l.fdsets) > 0 {
+		last := len(l.fdsets) - 1
+		if err := m.qmp.Execute(ctx, "remove-fd", map[string]any{"fdset-id": l.fdsets[last]}, nil); err != nil {
+			return err
+		}
+		l.fdsets = l.fdsets[:last]
+	}
+	return nil
 }
 
 // removeNodes leaves in l what is still there.
@@ -253,9 +283,15 @@ func (m *machine) findDisks(ctx context.Context) error {
 			}
 		}
 	}
+	var names []string
 	for _, n := range nodes {
-		if l := m.owner(n.Name); l != nil {
-			l.nodes = append(l.nodes, n.Name)
+		names = append(names, n.Name)
+	}
+	// In the order in which they were made: they are numbered.
+	slices.SortFunc(names, func(a, b string) int { return cmp.Or(cmp.Compare(len(a), len(b)), cmp.Compare(a, b)) })
+	for _, name := range names {
+		if l := m.owner(name); l != nil {
+			l.nodes = append(l.nodes, name)
 		}
 	}
 	return nil

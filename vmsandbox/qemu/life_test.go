@@ -57,6 +57,7 @@ func TestTemplateAndClones(t *testing.T) {
 	fillHost(ctx, t, m, g)
 	addMemory(ctx, t, m, g)
 	saveAndGoOn(ctx, t, m, g)
+	halfChanged(ctx, t, m.(*machine), layers)
 	mapped := mapFiles(ctx, t, m, g)
 	addMemory(ctx, t, m, g)
 	liveAlone(ctx, t, h, c)

@@ -121,6 +121,31 @@ func saveAndGoOn(ctx context.Context, t *testing.T, m vmm.Machine, g *guest) {
 	}
 }
 
+// halfChanged: what a daemon has left that died in the middle of a change is taken out as
+// anything else.
+func halfChanged(ctx context.Context, t *testing.T, m *machine, layers []string) {
+	t.Helper()
+	begun := &loaded{}
+	if _, err := m.build(ctx, "ro1", vmm.Disk{Files: layers, ReadOnly: true}, begun); err != nil {
+		t.Fatal(err)
+	}
+	m.disks["ro1"] = begun
+	if err := m.exchange(ctx, "ro2", placeholder("ro2")); err != nil {
+		t.Fatal(err)
+	}
+	for _, slot := range []string{"ro1", "ro2"} {
+		if err := m.ClearDisk(ctx, slot); err != nil {
+			t.Fatalf("clear slot %s: %v", slot, err)
+		}
+		if err := m.SetDisk(ctx, slot, vmm.Disk{Files: layers[:1], ReadOnly: true}); err != nil {
+			t.Fatalf("fill slot %s: %v", slot, err)
+		}
+	}
+	if err := m.ClearDisk(ctx, "ro1"); err != nil {
+		t.Fatal(err)
+	}
+}
+
 // diesSaving plays a daemon that dies while it saves a machine.
 func diesSaving(ctx context.Context, t *testing.T, m vmm.Machine) {
 	t.Helper()

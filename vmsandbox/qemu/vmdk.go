@@ -90,7 +90,7 @@ func (m *machine) concatenate(ctx context.Context, base string, d vmm.Disk, l *l
 // a machine with. Their files stay open in QEMU.
 func (m *machine) takeOut(ctx context.Context) error {
 	return m.eachConcatenated(func(slot string, l *loaded) error {
-		err := m.exchange(ctx, slot, placeholder(slot))
+		err := m.place(ctx, slot, placeholder(slot))
 		if err == nil {
 			err = m.removeNodes(ctx, l)
 		}
@@ -118,14 +118,7 @@ func (m *machine) putBackDisk(ctx context.Context, slot string, l *loaded) error
 			return err
 		}
 	}
-	node := l.nodes[len(l.nodes)-1]
-	switch now, err := m.behind(ctx, slot); {
-	case err != nil:
-		return err
-	case now == node: // QEMU 7.2 aborts if a node is exchanged for itself
-		return nil
-	}
-	return m.exchange(ctx, slot, node)
+	return m.place(ctx, slot, l.nodes[len(l.nodes)-1])
 }
 
 func (m *machine) eachConcatenated(f func(slot string, l *loaded) error) error {

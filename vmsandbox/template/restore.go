@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"os"
+	"time"
 
 	"github.com/containerd/errdefs"
 
@@ -21,7 +22,7 @@ type Saved struct {
 }
 
 // Restore returns a machine that goes on from what was saved, is reached and runs. It is the
-// caller's until Remove.
+// caller's until Remove. It has the time that ctx has, or that of a boot.
 func (p *Pool) Restore(ctx context.Context, s Saved) (*VM, error) {
 	p.mu.Lock()
 	closed := p.closed
@@ -29,7 +30,12 @@ func (p *Pool) Restore(ctx context.Context, s Saved) (*VM, error) {
 	if closed || p.options.Disks == nil {
 		return nil, fmt.Errorf("restore machine: no machines any more, or none with disks: %w", errdefs.ErrUnavailable)
 	}
-	b := p.newBirth(p.options.Boot)
+	// How long it takes depends on how much there is to read, which whoever asks may know.
+	limit := p.options.Boot
+	if deadline, ok := ctx.Deadline(); ok {
+		limit = time.Until(deadline)
+	}
+	b := p.newBirth(limit)
 	b.config.State, b.config.Whole, b.config.Added, b.saved = s.State, true, s.Added, &s
 	return b.run(ctx, "restore machine", Restored)
 }

@@ -31,8 +31,8 @@ type Options struct {
 	Watcher *Watcher
 	// State is what an earlier Set said of itself; nil for a pod's first.
 	State json.RawMessage
-	// Changed, if set, is called when State may have changed without a call of a method.
-	// It must not call the Set.
+	// Changed, if set, is called when State may have changed without a call of a method. Of
+	// the Set's methods it may call State.
 	Changed func()
 	Log     *slog.Logger
 }
