@@ -39,10 +39,10 @@ func (s *Store) misleads(ctx context.Context, stack []placed) (bool, error) {
 	if known, ok := s.misleading.Load(key); ok {
 		return known.(bool), nil
 	}
-	found := false
+	found, steps := false, maxLookup
 	for i := len(stack) - 1; i > 0 && !found; i-- {
 		var err error
-		if found, err = s.changes(ctx, stack[i].id, stack[:i]); err != nil {
+		if found, err = s.changes(ctx, stack[i].id, stack[:i], &steps); err != nil {
 			return false, err
 		}
 	}
@@ -55,23 +55,30 @@ func (s *Store) misleads(ctx context.Context, stack []placed) (bool, error) {
 // has directories; beyond that it is merged unseen, which is right whatever lies below.
 const maxCompared = 1 << 16
 
+// maxLookup bounds what looking them up takes for all layers of an image together, in names:
+// each may be looked up in all layers below its own. It is some three seconds.
+const (
+	maxLookup    = 1 << 23
+	openingSteps = 16 // that opening a directory takes besides
+)
+
 // changes tells whether a layer, stacked on lower ones, changes a directory that it only
-// implies, or has too many to tell.
-func (s *Store) changes(ctx context.Context, id digest.Digest, lower []placed) (bool, error) {
+// implies, or has too many to tell. It takes what it does from steps.
+func (s *Store) changes(ctx context.Context, id digest.Digest, lower []placed, steps *int) (bool, error) {
 	paths, err := s.implied(id)
 	if err != nil {
 		return false, err
 	}
 	compared := 0
 	for path := range paths {
-		if compared++; compared > maxCompared {
+		if compared++; compared > maxCompared || *steps < 0 {
 			s.log.Info("layers are mounted merged: one has more directories that it does not describe than are compared", "layer", id, "compared", maxCompared)
 			return true, nil
 		}
 		if err := ctx.Err(); err != nil { // there may be many
 			return false, err
 		}
-		better, err := knownBetter(path, lower)
+		better, err := knownBetter(path, lower, steps)
 		if err != nil {
 			return false, err
 		}
@@ -103,8 +110,9 @@ func (s *Store) implied(id digest.Digest) (iter.Seq[string], error) {
 
 // knownBetter tells whether a lower layer says what an implied directory is like. That it
 // may say so of one that a layer in between has deleted does no harm.
-func knownBetter(path string, lower []placed) (bool, error) {
+func knownBetter(path string, lower []placed, steps *int) (bool, error) {
 	for _, p := range slices.Backward(lower) {
+		*steps -= openingSteps + strings.Count(path, "/")
 		fd, err := openWithin(p.dir, path)
 		switch {
 		case errors.Is(err, unix.ENOENT):

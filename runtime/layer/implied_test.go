@@ -16,6 +16,8 @@ import (
 	"time"
 
 	"github.com/opencontainers/go-digest"
+
+	"github.com/cricket-cri/cricket/runtime/layer/erofs"
 )
 
 // impliedLayers are layers of which the upper ones have names in directories that only
@@ -179,6 +181,35 @@ func TestImpliedMany(t *testing.T) {
 	}
 	if !strings.Contains(log.String(), "than are compared") {
 		t.Errorf("the log has no reason: %s", &log)
+	}
+}
+
+// Layers with few enough directories each are not looked up in each other without end.
+func TestImpliedOverEachOther(t *testing.T) {
+	var log bytes.Buffer
+	s := open(t, Options{Root: t.TempDir(), State: t.TempDir(), Log: slog.New(slog.NewTextHandler(&log, nil))})
+	wide := maxCompared/2000 - 1
+	dirs, err := s.Mount(t.Context(), ingestAll(t, s, wideLayer(t, wide-1), wideLayer(t, wide)))
+	if err != nil || len(dirs) != 1 {
+		t.Errorf("mounted on %v, want 1 directory: %v", dirs, err)
+	}
+	if !strings.Contains(log.String(), "than are compared") {
+		t.Errorf("the log has no reason: %s", &log)
+	}
+}
+
+// TestMergedTooLarge: layers that are together more than one may be can be used all the same.
+func TestMergedTooLarge(t *testing.T) {
+	s := open(t, Options{Root: t.TempDir(), State: t.TempDir(), Limits: erofs.Limits{Entries: 100}})
+	var low, top []tar.Header
+	low = append(low, tar.Header{Name: "d", Typeflag: tar.TypeDir, Mode: 0o700})
+	for i := range 60 {
+		low = append(low, tar.Header{Name: fmt.Sprintf("low%d", i)})
+		top = append(top, tar.Header{Name: fmt.Sprintf("d/top%d", i)})
+	}
+	dirs, err := s.Mount(t.Context(), ingestAll(t, s, tarOf(t, low...), tarOf(t, top...)))
+	if err != nil || len(dirs) != 2 {
+		t.Errorf("mounted on %v, want both layers: %v", dirs, err)
 	}
 }
 

@@ -42,7 +42,7 @@ func (s *Store) Mount(ctx context.Context, chain []digest.Digest) (dirs []string
 	}
 	if merged {
 		dir, err := s.mountFlat(ctx, stack)
-		if !errors.Is(err, errdefs.ErrNotImplemented) {
+		if !errdefs.IsNotImplemented(err) && !tooLarge(err) {
 			return []string{dir}, err
 		}
 		s.log.Warn("layers are stacked, which changes directories' attributes", "error", err)
@@ -51,6 +51,12 @@ func (s *Store) Mount(ctx context.Context, chain []digest.Digest) (dirs []string
 		dirs = append(dirs, p.dir)
 	}
 	return dirs, nil
+}
+
+// tooLarge tells of an error of merging that layers together are beyond what one may have,
+// as none of them is. A disk that is full is something else: it may have room again.
+func tooLarge(err error) bool {
+	return errdefs.IsResourceExhausted(err) && !errors.Is(err, unix.ENOSPC) && !errors.Is(err, unix.EDQUOT)
 }
 
 // stack mounts every layer for itself.
