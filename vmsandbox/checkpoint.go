@@ -63,7 +63,7 @@ func (p *pod) Checkpoint(ctx context.Context, dir string, containers []string) (
 		}
 	}
 	err = c.standingStill(ctx, func(ctx context.Context) error {
-		if err := snapshotter.Snapshot(ctx, state); err != nil {
+		if err := snapshotter.Snapshot(ctx, state, c.saved.Added); err != nil {
 			return err
 		}
 		for slot, f := range disks {

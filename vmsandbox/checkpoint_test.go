@@ -1,7 +1,6 @@
 package vmsandbox
 
 import (
-	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -90,54 +89,6 @@ func TestCheckpointIsOneCutAndGoesOn(t *testing.T) {
 	}
 	if left, _ := os.ReadDir(dir); len(left) != 4 {
 		t.Errorf("files are %v", left)
-	}
-}
-
-// A restored machine has the memory that it was given, once.
-func TestRestoredMachineGrows(t *testing.T) {
-	w := newWorld(t)
-	p, c := saver(t, w)
-	if err := grown(t, p, c, 500<<20); err != nil {
-		t.Fatal(err)
-	}
-	dir := t.TempDir()
-	if err := p.Checkpoint(t.Context(), dir, []string{idOf(c)}); err != nil {
-		t.Fatal(err)
-	}
-	r := restorationOf(t, dir, idOf(c))
-	made, err := p.driver.Restore(t.Context(), r)
-	if err != nil {
-		t.Fatal(err)
-	}
-	restored := made.(*pod)
-	t.Cleanup(func() {
-		if err := errors.Join(restored.Stop(context.Background()), restored.Remove(context.Background())); err != nil {
-			t.Error(err)
-		}
-	})
-	had := restored.snapshot()
-	again, err := restored.Container(t.Context(), r.Containers[0].Config.ID)
-	if err != nil {
-		t.Fatal(err)
-	}
-	if err := grown(t, restored, again, 700<<20); err != nil {
-		t.Fatal(err)
-	}
-	s := restored.snapshot()
-	if has := int64(s.Guest.MemoryBytes) + s.Added; s.Added <= had.Added || has < 700<<20 {
-		t.Errorf("for 700 MiB the machine has %d MiB, of them %d added, %d before", has>>20, s.Added>>20, had.Added>>20)
-	}
-}
-
-// What volumes become by themselves is in the pod's record, also while a container is made.
-func TestFollowedVolumesAreRecorded(t *testing.T) {
-	w := newWorld(t)
-	p := running(t, w, podConfig(t))
-	for i := 1; i <= 2; i++ {
-		p.volumes.(*fakeVolumes).follow()
-		if got, want := string(p.snapshot().Volumes), fmt.Sprintf(`{"version":%d}`, i); got != want {
-			t.Errorf("recorded is %s, want %s", got, want)
-		}
 	}
 }
 

@@ -234,7 +234,13 @@ func (m *fakeMachine) die()                   { _ = m.cmd.Process.Kill(); <-m.do
 func (m *fakeMachine) Pause(context.Context) error  { return m.w.did("pause") }
 func (m *fakeMachine) Resume(context.Context) error { return m.w.did("resume") }
 
-func (m *fakeMachine) Snapshot(_ context.Context, f *os.File) error {
+func (m *fakeMachine) Snapshot(_ context.Context, f *os.File, added []int64) error {
+	m.w.mu.Lock()
+	has := m.guest.added
+	m.w.mu.Unlock()
+	if has != sum(added) {
+		return fmt.Errorf("%d bytes were added, %d are saved: %w", has, sum(added), errdefs.ErrFailedPrecondition)
+	}
 	_, err := f.WriteString("state of " + m.id)
 	return errors.Join(err, m.w.did("snapshot"))
 }

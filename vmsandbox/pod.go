@@ -76,6 +76,8 @@ type podState struct {
 	// Added are bytes of memory that the machine got since, Pieces those of each time.
 	Added  int64   `json:"added,omitempty"`
 	Pieces []int64 `json:"pieces,omitempty"`
+	// Offline says that the guest may not have taken all of it into use.
+	Offline bool `json:"offline,omitempty"`
 	// Rootfs is how the machine reads images, for as long as it lives.
 	Rootfs Rootfs `json:"rootfs,omitempty"`
 	// Images says what is in the slots for images, Mapped which images are mapped,

@@ -74,11 +74,11 @@ func (p *pod) grow(ctx context.Context, limits int64) error {
 	most := int64(p.driver.opts.MaxMemoryMiB) << 20
 	want := min(limits, most-guestReserve) + guestReserve
 	if want <= has {
-		return nil
+		return p.online(ctx)
 	}
 	step := memoryToAdd(has, want, most, len(s.Pieces))
 	if step <= 0 {
-		return nil
+		return p.online(ctx)
 	}
 	err := p.machine.AddMemory(ctx, step)
 	if errdefs.IsResourceExhausted(err) {
@@ -89,14 +89,24 @@ func (p *pod) grow(ctx context.Context, limits int64) error {
 		return fmt.Errorf("add memory: %w", err)
 	}
 	// What was added stays added, also if the guest does not take it.
-	err = p.change(func(s *podState) { s.Added, s.Pieces = s.Added+step, append(slices.Clone(s.Pieces), step) })
+	err = p.change(func(s *podState) {
+		s.Added, s.Pieces, s.Offline = s.Added+step, append(slices.Clone(s.Pieces), step), true
+	})
 	if err != nil {
 		return err
+	}
+	return p.online(ctx)
+}
+
+// online has the guest take memory into use that it was given, by whoever that was.
+func (p *pod) online(ctx context.Context) error {
+	if !p.snapshot().Offline {
+		return nil
 	}
 	if err := p.machine.Guest.Online(ctx); err != nil {
 		return fmt.Errorf("take memory into use: %w", err)
 	}
-	return nil
+	return p.change(func(s *podState) { s.Offline = false })
 }
 
 // memoryToAdd is how many bytes a machine that has some is to get, in whole steps: what it

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"math"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -78,6 +79,33 @@ func TestMemoryIsNotThere(t *testing.T) {
 	}
 	if m := p.container(idOf(c)).record().Memory; m != 0 {
 		t.Errorf("a limit of %d is noted", m)
+	}
+}
+
+// Memory that the guest did not take into use is taken when it is wanted again.
+func TestMemoryIsTakenLater(t *testing.T) {
+	w := newWorld(t)
+	p := running(t, w, podConfig(t))
+	c := started(t, p, containerConfig("a"))
+	w.failing = "online"
+	if err := grown(t, p, c, 300<<20); !errors.Is(err, errBroken) {
+		t.Errorf("error = %v", err)
+	}
+	w.failing = ""
+	before := len(w.since(0))
+	for range 2 {
+		if err := grown(t, p, c, 300<<20); err != nil {
+			t.Error(err)
+		}
+	}
+	var online []string
+	for _, call := range w.since(before) {
+		if call == "online" || strings.HasPrefix(call, "add memory") {
+			online = append(online, call)
+		}
+	}
+	if !slices.Equal(online, []string{"online"}) {
+		t.Errorf("of the guest was asked %q", online)
 	}
 }
 

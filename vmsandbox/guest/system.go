@@ -86,8 +86,8 @@ func (g *Guest) Sync(_ context.Context, drop bool) error {
 	return nil
 }
 
-// onlineTime is how long added memory may take to be announced to the kernel.
-const onlineTime = 2 * time.Second
+// onlineTime is how long added memory may take to be announced to the kernel, on a busy host.
+const onlineTime = 10 * time.Second
 
 // Online implements agent.Guest. It waits a little for memory that the kernel has not been
 // told of yet, and raises the limit of all containers to what there is then.

@@ -7,6 +7,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -55,11 +56,11 @@ func TestTemplateAndClones(t *testing.T) {
 	shareVolumes(t, g, c.Volumes)
 	exchangeDisks(ctx, t, m, g, layers)
 	fillHost(ctx, t, m, g)
-	addMemory(ctx, t, m, g)
+	addMemory(ctx, t, m, g, 0)
 	saveAndGoOn(ctx, t, m, g)
 	halfChanged(ctx, t, m.(*machine), layers)
 	mapped := mapFiles(ctx, t, m, g)
-	addMemory(ctx, t, m, g)
+	addMemory(ctx, t, m, g, 2)
 	liveAlone(ctx, t, h, c)
 	attachAgain(ctx, t, h, m, layers, mapped)
 	panics(t, second)
@@ -320,10 +321,15 @@ func liveAlone(ctx context.Context, t *testing.T, h vmm.Hypervisor, c vmm.Config
 	_ = m.Close()
 }
 
-// addMemory plugs in memory until the machine takes no more.
-func addMemory(ctx context.Context, t *testing.T, m vmm.Machine, g *guest) {
+// addMemory plugs in memory, beside so many pieces, until the machine takes no more.
+func addMemory(ctx context.Context, t *testing.T, m vmm.Machine, g *guest, pieces int) {
 	t.Helper()
 	before := kib(t, g.do(t, "online"))
+	// A daemon that died between the two has left an object without a device.
+	left := map[string]any{"qom-type": "memory-backend-ram", "id": "more" + strconv.Itoa(pieces), "size": memoryStep}
+	if err := m.(*machine).qmp.Execute(ctx, "object-add", left, nil); err != nil {
+		t.Fatal(err)
+	}
 	for _, bytes := range []int64{memoryStep, 2 * memoryStep} {
 		began := time.Now()
 		if err := m.AddMemory(ctx, bytes); err != nil {

@@ -48,7 +48,11 @@ func (m *machine) AddMemory(ctx context.Context, bytes int64) error {
 // put it right behind a mapped file, where Linux, which wants it to begin with a step, takes
 // no notice of it.
 func (m *machine) plugMemory(ctx context.Context, id string, bytes, end int64) error {
-	err := m.qmp.Execute(ctx, "object-add", map[string]any{"qom-type": "memory-backend-ram", "id": id, "size": bytes}, nil)
+	object := map[string]any{"qom-type": "memory-backend-ram", "id": id, "size": bytes}
+	err := m.qmp.Execute(ctx, "object-add", object, nil)
+	if err != nil && m.qmp.Execute(ctx, "object-del", map[string]any{"id": id}, nil) == nil {
+		err = m.qmp.Execute(ctx, "object-add", object, nil) // there was one that no DIMM was made of
+	}
 	if err != nil {
 		return err
 	}

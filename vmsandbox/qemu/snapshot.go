@@ -5,8 +5,10 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"slices"
 	"time"
 
+	"github.com/containerd/errdefs"
 	govmm "github.com/kata-containers/govmm/qemu"
 )
 
@@ -22,7 +24,10 @@ const unlimited = 1 << 40
 
 // Snapshot implements vmm.Snapshotter. The memory is part of the stream, whatever file it
 // lies in: pages that are all zero take a few bytes.
-func (m *machine) Snapshot(ctx context.Context, f *os.File) error {
+func (m *machine) Snapshot(ctx context.Context, f *os.File, added []int64) error {
+	if err := m.hasAdded(ctx, added); err != nil {
+		return m.explain(fmt.Errorf("save machine as a whole: %w", err))
+	}
 	// What changes the machine is carried out to its end: half of it would be unknown.
 	whole := context.WithoutCancel(ctx)
 	err := within(whole, overTime, m.takeOut)
@@ -39,6 +44,26 @@ func (m *machine) Snapshot(ctx context.Context, f *os.File) error {
 	}
 	if err != nil {
 		return m.explain(fmt.Errorf("save machine as a whole: %w", err))
+	}
+	return nil
+}
+
+// hasAdded wants the machine to have the memory that its owner knows of: one of the two may
+// have died between an addition and the record of it.
+func (m *machine) hasAdded(ctx context.Context, added []int64) error {
+	plugged, err := m.memoryDevices(ctx)
+	if err != nil {
+		return err
+	}
+	var has []int64
+	for _, d := range plugged {
+		if d.Type != dimmType {
+			return fmt.Errorf("files are mapped as memory: %w", errdefs.ErrFailedPrecondition)
+		}
+		has = append(has, d.Data.Size)
+	}
+	if !slices.Equal(has, added) {
+		return fmt.Errorf("memory of %v bytes was added, and %v is known of: %w", has, added, errdefs.ErrFailedPrecondition)
 	}
 	return nil
 }

@@ -16,6 +16,8 @@ import (
 	"testing"
 	"time"
 
+	"github.com/containerd/errdefs"
+
 	"github.com/cricket-cri/cricket/vmsandbox/qemu/qmp"
 	"github.com/cricket-cri/cricket/vmsandbox/vmm"
 )
@@ -89,11 +91,17 @@ const savings = 40
 func saveAndGoOn(ctx context.Context, t *testing.T, m vmm.Machine, g *guest) {
 	t.Helper()
 	defer busy()()
+	added := []int64{memoryStep, 2 * memoryStep} // by addMemory
 	f, err := os.Create(filepath.Join(t.TempDir(), "state"))
 	if err != nil {
 		t.Fatal(err)
 	}
 	defer f.Close()
+	for _, wrong := range [][]int64{nil, added[:1], {added[0], 2 * added[1]}} {
+		if err := m.(vmm.Snapshotter).Snapshot(ctx, f, wrong); !errdefs.IsFailedPrecondition(err) {
+			t.Errorf("saved as one with %v bytes more: %v", wrong, err)
+		}
+	}
 	for i := range savings {
 		within, cancel := ctx, func() {}
 		if i%4 == 3 {
@@ -105,7 +113,7 @@ func saveAndGoOn(ctx context.Context, t *testing.T, m vmm.Machine, g *guest) {
 		if _, err := f.Seek(0, io.SeekStart); err != nil {
 			t.Fatal(err)
 		}
-		saving := m.(vmm.Snapshotter).Snapshot(within, f)
+		saving := m.(vmm.Snapshotter).Snapshot(within, f, added)
 		if saving != nil && within.Err() == nil {
 			t.Fatalf("saving %d: %v", i, saving)
 		}

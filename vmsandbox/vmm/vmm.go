@@ -67,7 +67,10 @@ type Snapshotter interface {
 	// Snapshot writes the memory and the state of the devices of a paused machine to f,
 	// which a Config with Whole goes on from. What is on its disks is not in it. Resume lets
 	// the machine go on, whatever came of it; one that could not go on as it was has ended.
-	Snapshot(ctx context.Context, f *os.File) error
+	// added is what AddMemory has added, piece by piece (Config.Added): a machine with other
+	// memory, or files mapped as such, is errdefs.ErrFailedPrecondition, since it could not
+	// go on from what was written.
+	Snapshot(ctx context.Context, f *os.File, added []int64) error
 }
 
 // Mapper is a Machine that can show its guest files of the host as memory, read-only:
