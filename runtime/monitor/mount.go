@@ -45,14 +45,6 @@ func mountOverlay(bundle string, n int, o Overlay) error {
 		}
 		o.Lower = mapped
 	}
-	if o.Upper == "" && len(o.Lower) == 1 {
-		// overlayfs wants two directories, and a layer alone would show its whiteouts.
-		empty := filepath.Join(bundle, "lower", "empty")
-		if err := os.MkdirAll(empty, 0o755); err != nil {
-			return err
-		}
-		o.Lower = []string{empty, o.Lower[0]}
-	}
 	tree, err := openStack(filepath.Join(bundle, "lower", "names-"+strconv.Itoa(n)), o)
 	if err != nil {
 		return err
@@ -88,6 +80,10 @@ func moveMount(tree int, target string) error {
 // openStack returns a detached mount of the overlay. names is for a directory that
 // exists only meanwhile.
 func openStack(names string, o Overlay) (int, error) {
+	if o.Upper == "" && len(o.Lower) == 1 {
+		// overlayfs wants two directories; one alone needs no overlay.
+		return cloneMount(o.Lower[0], &unix.MountAttr{Attr_set: unix.MOUNT_ATTR_RDONLY})
+	}
 	if !takesLowers() {
 		return openNamedStack(names, o)
 	}
