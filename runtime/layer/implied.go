@@ -26,16 +26,19 @@ type placed struct {
 	dir string
 }
 
+func idsOf(stack []placed) (ids []digest.Digest) {
+	for _, p := range stack {
+		ids = append(ids, p.id)
+	}
+	return ids
+}
+
 // misleads tells whether stacking the layers, the lowest first, shows another tree than
 // unpacking them one after the other. A tar may have names in directories of which it says
 // nothing. Who unpacks it leaves the directories as lower layers made them, whereas
 // overlayfs takes the attributes of the uppermost one.
 func (s *Store) misleads(ctx context.Context, stack []placed) (bool, error) {
-	var ids []digest.Digest
-	for _, p := range stack {
-		ids = append(ids, p.id)
-	}
-	key := s.merged(ids)
+	key := s.merged(idsOf(stack))
 	if known, ok := s.misleading.Load(key); ok {
 		return known.(bool), nil
 	}
@@ -72,7 +75,7 @@ func (s *Store) changes(ctx context.Context, id digest.Digest, lower []placed, s
 	compared := 0
 	for path := range paths {
 		if compared++; compared > maxCompared || *steps < 0 {
-			s.log.Info("layers are mounted merged: one has more directories that it does not describe than are compared", "layer", id, "compared", maxCompared)
+			s.log.Info("layers are mounted merged: there are more directories that layers do not describe than are compared", "layer", id, "compared", compared-1)
 			return true, nil
 		}
 		if err := ctx.Err(); err != nil { // there may be many
@@ -162,10 +165,7 @@ func describes(fd int) (implied, other bool) {
 // mountFlat mounts the merged metadata of layers, with their blobs as its devices, and
 // returns where. More layers than it can have as devices are errdefs.ErrNotImplemented.
 func (s *Store) mountFlat(ctx context.Context, stack []placed) (string, error) {
-	var ids []digest.Digest
-	for _, p := range stack {
-		ids = append(ids, p.id)
-	}
+	ids := idsOf(stack)
 	file := s.merged(ids)
 	dir := s.flatTarget(file)
 	release, err := s.locks.acquire(ctx, dir)

@@ -45,6 +45,7 @@ func (s *Store) Mount(ctx context.Context, chain []digest.Digest) (dirs []string
 		if !errdefs.IsNotImplemented(err) && !tooLarge(err) {
 			return []string{dir}, err
 		}
+		s.misleading.Store(s.merged(idsOf(stack)), false) // it would fail again
 		s.log.Warn("layers are stacked, which changes directories' attributes", "error", err)
 	}
 	for _, p := range stack {

@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"hash/maphash"
 	"path"
+	"slices"
 	"strings"
 
 	"github.com/containerd/errdefs"
@@ -249,9 +250,17 @@ func (t *tree) put(dir *node, name string, n *node) error {
 	return nil
 }
 
-// become has a directory or file take over the attributes of a later entry for it, as what
-// other runtimes extract with chown(2), setxattr(2) and chmod(2) does.
+// become has a directory take over the attributes of a later entry for it.
 func (t *tree) become(n, m *node) error {
+	if err := t.inherit(n, m); err != nil {
+		return err
+	}
+	return t.charge(1, 0)
+}
+
+// inherit has a directory or file take over the attributes of a later entry for it, as what
+// other runtimes extract with chown(2), setxattr(2) and chmod(2) does.
+func (t *tree) inherit(n, m *node) error {
 	n.uid, n.gid, n.mtime, n.nsec, n.implied = m.uid, m.gid, m.mtime, m.nsec, false
 	if !n.isSymlink() {
 		n.mode = n.mode&unix.S_IFMT | m.mode&^unix.S_IFMT
@@ -265,7 +274,7 @@ func (t *tree) become(n, m *node) error {
 			return err
 		}
 	}
-	return t.charge(1, 0)
+	return nil
 }
 
 // drop takes back what the name counted for.
@@ -310,11 +319,19 @@ func (t *tree) link(dir *node, name, target string, attributes *node) error {
 	case n.isDir():
 		return fmt.Errorf("hard link to directory %.80q: %w", target, errdefs.ErrInvalidArgument)
 	}
-	if err := t.become(n, attributes); err != nil || t.child(dir, name) == n { // to itself, or a second time
+	// chown(2) takes them from a file, which then has those of the entry, if any.
+	n.setXattrs(slices.DeleteFunc(slices.Clone(n.xattrs()), func(a xattr) bool { return a.name == capability }))
+	if t.child(dir, name) == n { // to itself, or a second time
+		return t.become(n, attributes)
+	}
+	if err := t.inherit(n, attributes); err != nil {
 		return err
 	}
 	return t.put(dir, name, n)
 }
+
+// capability is what makes a program privileged.
+const capability = "security.capability"
 
 // whiteOut deletes a name of the lower layers. What this layer itself has under the
 // name stays, whatever the order of the two in the tar (OCI image specification,
