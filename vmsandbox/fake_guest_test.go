@@ -349,7 +349,7 @@ func (v *fakeVolumes) RemoveContainer(_ context.Context, container string) error
 	return nil
 }
 
-// State is another each time that it is asked for after the first Changed.
+// State is another each time that follow is called.
 func (v *fakeVolumes) State() (json.RawMessage, error) {
 	v.w.mu.Lock()
 	defer v.w.mu.Unlock()

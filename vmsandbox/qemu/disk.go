@@ -38,15 +38,15 @@ func (m *machine) SetDisk(ctx context.Context, slot string, d vmm.Disk) error {
 	if m.disks[slot] != nil {
 		return fmt.Errorf("fill slot %s: it is in use: %w", slot, errdefs.ErrFailedPrecondition)
 	}
-	l := &loaded{}
-	node, err := m.build(ctx, slot, d, l)
-	if err == nil {
-		err = m.exchange(ctx, slot, node)
+	if err := ctx.Err(); err != nil {
+		return fmt.Errorf("fill slot %s: %w", slot, err)
 	}
+	l := &loaded{}
+	// What is carried out and not answered for would not be known.
+	err := whole(ctx, func(ctx context.Context) error { return m.fill(ctx, slot, d, l) })
 	if err != nil {
 		err = fmt.Errorf("fill slot %s: %w", slot, err)
-		// The exchange may have been carried out though its answer did not come.
-		undone := within(context.WithoutCancel(ctx), overTime, func(ctx context.Context) error { return m.empty(ctx, slot, l) })
+		undone := whole(ctx, func(ctx context.Context) error { return m.empty(ctx, slot, l) })
 		if undone != nil {
 			m.disks[slot] = l // for ClearDisk
 		}
@@ -54,6 +54,14 @@ func (m *machine) SetDisk(ctx context.Context, slot string, d vmm.Disk) error {
 	}
 	m.disks[slot] = l
 	return nil
+}
+
+func (m *machine) fill(ctx context.Context, slot string, d vmm.Disk, l *loaded) error {
+	node, err := m.build(ctx, slot, d, l)
+	if err != nil {
+		return err
+	}
+	return m.exchange(ctx, slot, node)
 }
 
 // empty puts the placeholder back and discards what was there.
@@ -76,8 +84,7 @@ func (m *machine) ClearDisk(ctx context.Context, slot string) error {
 	if l == nil {
 		return nil
 	}
-	// What is carried out and not answered for would not be known.
-	err := within(context.WithoutCancel(ctx), overTime, func(ctx context.Context) error { return m.empty(ctx, slot, l) })
+	err := whole(ctx, func(ctx context.Context) error { return m.empty(ctx, slot, l) })
 	if err != nil {
 		return m.explain(fmt.Errorf("clear slot %s: %w", slot, err))
 	}
@@ -205,6 +212,7 @@ func (m *machine) discard(ctx context.Context, l *loaded) error {
 	if err := m.removeNodes(ctx, l); err != nil {
 		return err
 	}
+	l.description = nil // it is not put back any more
 	for len(l.fdsets) > 0 {
 		last := len(l.fdsets) - 1
 		if err := m.qmp.Execute(ctx, "remove-fd", map[string]any{"fdset-id": l.fdsets[last]}, nil); err != nil {
@@ -215,8 +223,14 @@ func (m *machine) discard(ctx context.Context, l *loaded) error {
 	return nil
 }
 
-// removeNodes leaves in l what is still there.
+// removeNodes leaves in l what is still there. Of what an earlier attempt has removed, whose
+// answer did not come, only QEMU knows.
 func (m *machine) removeNodes(ctx context.Context, l *loaded) error {
+	names, err := m.nodeNames(ctx)
+	if err != nil {
+		return err
+	}
+	l.nodes = slices.DeleteFunc(l.nodes, func(node string) bool { return !slices.Contains(names, node) })
 	for len(l.nodes) > 0 {
 		last := len(l.nodes) - 1
 		if err := m.ask(func(q *govmm.QMP) error { return q.ExecuteBlockdevDel(ctx, l.nodes[last]) }); err != nil {
@@ -253,10 +267,8 @@ func openDisk(path string, readOnly bool) (*os.File, int64, error) {
 // findDisks asks QEMU what earlier daemons have put into the slots: the names of nodes and
 // of sets of descriptors tell.
 func (m *machine) findDisks(ctx context.Context) error {
-	var nodes []struct {
-		Name string `json:"node-name"`
-	}
-	if err := m.qmp.Execute(ctx, "query-named-block-nodes", map[string]any{"flat": true}, &nodes); err != nil {
+	names, err := m.nodeNames(ctx)
+	if err != nil {
 		return err
 	}
 	var sets []struct {
@@ -283,10 +295,6 @@ func (m *machine) findDisks(ctx context.Context) error {
 			}
 		}
 	}
-	var names []string
-	for _, n := range nodes {
-		names = append(names, n.Name)
-	}
 	// In the order in which they were made: they are numbered.
 	slices.SortFunc(names, func(a, b string) int { return cmp.Or(cmp.Compare(len(a), len(b)), cmp.Compare(a, b)) })
 	for _, name := range names {
@@ -295,6 +303,17 @@ func (m *machine) findDisks(ctx context.Context) error {
 		}
 	}
 	return nil
+}
+
+func (m *machine) nodeNames(ctx context.Context) (names []string, err error) {
+	var nodes []struct {
+		Name string `json:"node-name"`
+	}
+	err = m.qmp.Execute(ctx, "query-named-block-nodes", map[string]any{"flat": true}, &nodes)
+	for _, n := range nodes {
+		names = append(names, n.Name)
+	}
+	return names, err
 }
 
 // owner returns what is loaded into the slot that a name such as "ro0.3" begins

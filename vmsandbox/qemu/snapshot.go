@@ -29,18 +29,17 @@ func (m *machine) Snapshot(ctx context.Context, f *os.File, added []int64) error
 		return m.explain(fmt.Errorf("save machine as a whole: %w", err))
 	}
 	// What changes the machine is carried out to its end: half of it would be unknown.
-	whole := context.WithoutCancel(ctx)
-	err := within(whole, overTime, m.takeOut)
+	err := whole(ctx, m.takeOut)
 	if err == nil {
 		err = m.qmp.Execute(ctx, "migrate-set-parameters", map[string]any{"max-bandwidth": int64(unlimited)}, nil)
 	}
 	if err == nil {
 		err = m.write(ctx, f, true)
-		err = errors.Join(err, m.over(whole, err != nil))
+		err = errors.Join(err, m.over(context.WithoutCancel(ctx), err != nil))
 	}
-	if back := within(whole, overTime, m.putBack); back != nil {
+	if back := whole(ctx, m.putBack); back != nil {
 		// With other disks than its guest knows it must not go on.
-		err = errors.Join(err, back, within(whole, overTime, m.quit))
+		err = errors.Join(err, back, whole(ctx, m.quit))
 	}
 	if err != nil {
 		return m.explain(fmt.Errorf("save machine as a whole: %w", err))
@@ -68,8 +67,9 @@ func (m *machine) hasAdded(ctx context.Context, added []int64) error {
 	return nil
 }
 
-func within(ctx context.Context, d time.Duration, f func(context.Context) error) error {
-	ctx, cancel := context.WithTimeout(ctx, d)
+// whole carries out what must not be left half done, whatever the caller's time.
+func whole(ctx context.Context, f func(context.Context) error) error {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), overTime)
 	defer cancel()
 	return f(ctx)
 }
