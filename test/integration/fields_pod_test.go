@@ -216,7 +216,13 @@ func podCgroupParent(t *testing.T, n *Node) {
 	if got := n.podCgroup(pod); got != parent {
 		t.Errorf("the pod's cgroup is %s, want %s", got, parent)
 	}
-	processes := 0
+	if processesBelow(parent) == 0 {
+		t.Error("no process is below it")
+	}
+}
+
+// processesBelow counts those in a cgroup and below it.
+func processesBelow(parent string) (processes int) {
 	for _, root := range []string{"/sys/fs/cgroup/cpu", "/sys/fs/cgroup"} {
 		filepath.WalkDir(filepath.Join(root, parent), func(name string, _ fs.DirEntry, err error) error {
 			if data, readErr := os.ReadFile(name); err == nil && readErr == nil && path.Base(name) == "cgroup.procs" {
@@ -225,9 +231,7 @@ func podCgroupParent(t *testing.T, n *Node) {
 			return nil
 		})
 	}
-	if processes == 0 {
-		t.Error("no process is below it")
-	}
+	return processes
 }
 
 // same fails the test unless a container is in the node's namespace of a type.
