@@ -66,7 +66,7 @@ func (g *fakeGuest) Remove(_ context.Context, paths []string) error {
 	return g.w.did("remove %s", paths[0])
 }
 
-func (g *fakeGuest) Online(context.Context) error { return g.w.did("online") }
+func (g *fakeGuest) Online(context.Context, int64) error { return g.w.did("online") }
 
 func (g *fakeGuest) Unmount(_ context.Context, target string) error {
 	return g.w.did("unmount %s", target)

@@ -100,10 +100,11 @@ func (p *pod) grow(ctx context.Context, limits int64) error {
 
 // online has the guest take memory into use that it was given, by whoever that was.
 func (p *pod) online(ctx context.Context) error {
-	if !p.snapshot().Offline {
+	s := p.snapshot()
+	if !s.Offline {
 		return nil
 	}
-	if err := p.machine.Guest.Online(ctx); err != nil {
+	if err := p.machine.Guest.Online(ctx, s.Added); err != nil {
 		return fmt.Errorf("take memory into use: %w", err)
 	}
 	return p.change(func(s *podState) { s.Offline = false })

@@ -78,7 +78,7 @@ func (s *stand) Processes(ctx context.Context) (map[string]runtime.ProcessStat, 
 func (s *stand) Limit(ctx context.Context, r *specs.LinuxResources) error {
 	return s.note(ctx, "limit", r)
 }
-func (s *stand) Online(ctx context.Context) error { return s.note(ctx, "online", nil) }
+func (s *stand) Online(ctx context.Context, added int64) error { return s.note(ctx, "online", added) }
 func (s *stand) Freeze(ctx context.Context, names []string) (map[string]int64, error) {
 	return map[string]int64{"a": 7}, s.note(ctx, "freeze", names)
 }
@@ -161,7 +161,7 @@ func TestCalls(t *testing.T) {
 	clock, err5 := c.Step(ctx, -time.Second)
 	err := errors.Join(err1, err2, err3, err4, err5, c.Identify(ctx, id), c.Connect(ctx, network),
 		c.Sysctl(ctx, map[string]string{"net.ipv4.ip_forward": "1"}), c.Mount(ctx, mount), c.Unmount(ctx, DirShared),
-		c.Put(ctx, []File{file}), c.Remove(ctx, []string{DirLogs + "/x"}), c.Limit(ctx, limits), c.Online(ctx), c.Sync(ctx, true))
+		c.Put(ctx, []File{file}), c.Remove(ctx, []string{DirLogs + "/x"}), c.Limit(ctx, limits), c.Online(ctx, 1<<40), c.Sync(ctx, true))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -173,7 +173,7 @@ func TestCalls(t *testing.T) {
 	want := []any{
 		"hello", nil, "stat", nil, "get", "/etc/hosts", "processes", nil, "step", -time.Second, "identify", id, "connect", network,
 		"sysctl", map[string]string{"net.ipv4.ip_forward": "1"}, "mount", mount, "unmount", DirShared,
-		"put", []File{file}, "remove", []string{DirLogs + "/x"}, "limit", limits, "online", nil, "sync", true,
+		"put", []File{file}, "remove", []string{DirLogs + "/x"}, "limit", limits, "online", int64(1 << 40), "sync", true,
 	}
 	if !reflect.DeepEqual(s.calls, want) {
 		t.Errorf("got  %+v\nwant %+v", s.calls, want)
@@ -185,17 +185,17 @@ func TestErrorsKeepTheirKind(t *testing.T) {
 	c := begin(t, s)
 	for _, kind := range wirekind.All() {
 		s.err = fmt.Errorf("mount\n%s: %w", strings.Repeat("x", 2000), kind)
-		err := c.Online(t.Context())
+		err := c.Online(t.Context(), 0)
 		if !errors.Is(err, kind) || len(err.Error()) > 1100 || !strings.HasPrefix(err.Error(), "guest: mount?x") {
 			t.Errorf("%v: %v", kind, err)
 		}
 	}
 	s.err = errors.New("something")
-	if err := c.Online(t.Context()); !errdefs.IsInternal(err) {
+	if err := c.Online(t.Context(), 0); !errdefs.IsInternal(err) {
 		t.Error(err)
 	}
 	s.panic = "oh"
-	if err := c.Online(t.Context()); !errdefs.IsInternal(err) || !strings.Contains(err.Error(), "oh") {
+	if err := c.Online(t.Context(), 0); !errdefs.IsInternal(err) || !strings.Contains(err.Error(), "oh") {
 		t.Error(err)
 	}
 }
@@ -205,19 +205,19 @@ func TestContexts(t *testing.T) {
 	c := begin(t, s)
 	ctx, cancel := context.WithTimeout(t.Context(), 30*time.Millisecond)
 	defer cancel()
-	if err := c.Online(ctx); !errors.Is(err, context.DeadlineExceeded) {
+	if err := c.Online(ctx, 0); !errors.Is(err, context.DeadlineExceeded) {
 		t.Error(err)
 	}
 	<-s.ended
 	ctx, cancel = context.WithCancel(t.Context())
 	time.AfterFunc(30*time.Millisecond, cancel)
-	if err := c.Online(ctx); !errors.Is(err, context.Canceled) {
+	if err := c.Online(ctx, 0); !errors.Is(err, context.Canceled) {
 		t.Error(err)
 	}
 	if err := <-s.ended; !errors.Is(err, context.Canceled) {
 		t.Error(err)
 	}
-	if err := c.Online(ctx); !errors.Is(err, context.Canceled) {
+	if err := c.Online(ctx, 0); !errors.Is(err, context.Canceled) {
 		t.Error(err)
 	}
 }
@@ -247,13 +247,13 @@ func TestPutInPieces(t *testing.T) {
 
 func TestGone(t *testing.T) {
 	c := NewClient(func(context.Context, string) (net.Conn, error) { return nil, io.EOF })
-	if err := c.Online(t.Context()); !errdefs.IsUnavailable(err) {
+	if err := c.Online(t.Context(), 0); !errdefs.IsUnavailable(err) {
 		t.Error(err)
 	}
 	a, b := socketpair(t)
 	c = NewClient(func(context.Context, string) (net.Conn, error) { return a, nil })
 	b.Close()
-	if err := c.Online(t.Context()); !errdefs.IsUnavailable(err) {
+	if err := c.Online(t.Context(), 0); !errdefs.IsUnavailable(err) {
 		t.Error(err)
 	}
 }

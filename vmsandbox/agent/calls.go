@@ -42,8 +42,9 @@ type Guest interface {
 	Processes(ctx context.Context) (map[string]runtime.ProcessStat, error)
 	// Limit changes the limits of the cgroup that holds all containers.
 	Limit(ctx context.Context, r *specs.LinuxResources) error
-	// Online takes into use memory that was added.
-	Online(ctx context.Context) error
+	// Online takes into use memory that was added, so many bytes since the machine's first
+	// boot. It is errdefs.ErrUnavailable if the kernel has not been told of all of it in time.
+	Online(ctx context.Context, added int64) error
 	// Sync writes everything to the disks, and drops caches if asked to.
 	Sync(ctx context.Context, drop bool) error
 	// Freeze stops all processes of containers and returns when they stand still, with the

@@ -142,7 +142,9 @@ func (c *Client) Limit(ctx context.Context, r *specs.LinuxResources) error {
 }
 
 // Online implements Guest.
-func (c *Client) Online(ctx context.Context) error { return c.tell(ctx, opOnline, nil) }
+func (c *Client) Online(ctx context.Context, added int64) error {
+	return c.tell(ctx, opOnline, onlineRequest{Added: added})
+}
 
 // Sync implements Guest.
 func (c *Client) Sync(ctx context.Context, drop bool) error {

@@ -15,14 +15,17 @@ import (
 
 // Bodies of requests that are no types of their own.
 type (
-	step        time.Duration // of the clock, in nanoseconds
-	sysctls     map[string]string
-	place       string // of a mount
-	source      string // of a file to be read
-	trees       []string
-	fileList    []File
-	names       []string // of containers
-	limits      specs.LinuxResources
+	step          time.Duration // of the clock, in nanoseconds
+	sysctls       map[string]string
+	place         string // of a mount
+	source        string // of a file to be read
+	trees         []string
+	fileList      []File
+	names         []string // of containers
+	limits        specs.LinuxResources
+	onlineRequest struct {
+		Added int64 `json:"added"`
+	}
 	syncRequest struct {
 		Drop bool `json:"drop"`
 	}
@@ -204,3 +207,10 @@ func (f File) check() error {
 
 func (limits) check() error      { return nil }
 func (syncRequest) check() error { return nil }
+
+func (o onlineRequest) check() error {
+	if o.Added < 0 {
+		return invalid("memory of %d bytes", o.Added)
+	}
+	return nil
+}

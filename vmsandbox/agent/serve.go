@@ -86,7 +86,7 @@ func dispatch(ctx context.Context, r request, content []byte, g Guest) (any, err
 	case opProcesses:
 		return g.Processes(ctx)
 	case opOnline:
-		return nil, g.Online(ctx)
+		return nil, with(r, func(o onlineRequest) error { return g.Online(ctx, o.Added) })
 	case opIdentify:
 		return nil, with(r, func(id Identity) error { return g.Identify(ctx, id) })
 	case opStep:

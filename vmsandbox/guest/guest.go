@@ -33,6 +33,7 @@ type Guest struct {
 
 	mu     sync.Mutex
 	slots  map[string]string // writable disks: slot to mount point
+	first  int64             // memory that was on at first, in whole blocks, bytes
 	memory uint64            // total when it was last looked at, bytes
 	wanted uint64            // the pod's limit of memory as the host has it; 0 is none
 }
@@ -46,11 +47,15 @@ func New(log *slog.Logger) (*Guest, error) {
 	if err != nil {
 		return nil, err
 	}
+	first, err := blockBytes()
+	if err != nil {
+		return nil, err
+	}
 	all, err := spec.ReadDevices("/dev")
 	if err != nil {
 		return nil, err
 	}
-	return &Guest{log: log, devices: slices.DeleteFunc(all, ours), slots: make(map[string]string), memory: total, meter: cgroupstat.New(), gate: &gate{}}, nil
+	return &Guest{log: log, devices: slices.DeleteFunc(all, ours), slots: make(map[string]string), first: first, memory: total, meter: cgroupstat.New(), gate: &gate{}}, nil
 }
 
 // ours are devices that are no business of any container: the channels to the host.

@@ -56,17 +56,25 @@ func testOnline(t *testing.T, m *guesttest.Machine) {
 	guesttest.Command(t, m, `{"execute": "object-add", "arguments": {"qom-type": "memory-backend-ram", "id": "m1", "size": 134217728}}`)
 	guesttest.Command(t, m, `{"execute": "device_add", "arguments": {"driver": "pc-dimm", "id": "d1", "memdev": "m1"}}`)
 	began := time.Now()
-	if err := m.Guest.Online(t.Context()); err != nil {
+	if err := m.Guest.Online(t.Context(), 128<<20); err != nil {
 		t.Fatal(err)
+	}
+	took := time.Since(began)
+	if err := m.Guest.Online(t.Context(), 256<<20); !errdefs.IsUnavailable(err) {
+		t.Errorf("memory that is not there: %v", err)
+	}
+	again := time.Now()
+	if err := m.Guest.Online(t.Context(), 128<<20); err != nil || time.Since(again) > 5*time.Second {
+		t.Errorf("asked again after %s: %v", time.Since(again), err)
 	}
 	after := stat(t, m)
 	if got := *after.Guest.Memory.Limit - *before.Guest.Memory.Limit; got != 128<<20 {
-		t.Errorf("the guest has %d bytes more after %s", got, time.Since(began))
+		t.Errorf("the guest has %d bytes more after %s", got, took)
 	}
 	if got := *after.Pod.Memory.Limit - *before.Pod.Memory.Limit; got != 128<<20 {
 		t.Errorf("containers may use %d bytes more", got)
 	}
-	t.Logf("128 MiB more after %s", time.Since(began))
+	t.Logf("128 MiB more after %s", took)
 }
 
 func testFiles(t *testing.T, m *guesttest.Machine) {

@@ -8,6 +8,7 @@ import (
 	"os"
 	"path/filepath"
 	"runtime/debug"
+	"strconv"
 	"strings"
 	"time"
 
@@ -89,37 +90,78 @@ func (g *Guest) Sync(_ context.Context, drop bool) error {
 // onlineTime is how long added memory may take to be announced to the kernel, on a busy host.
 const onlineTime = 10 * time.Second
 
-// Online implements agent.Guest. It waits a little for memory that the kernel has not been
-// told of yet, and raises the limit of all containers to what there is then.
-func (g *Guest) Online(ctx context.Context) error {
+// Online implements agent.Guest. It waits for memory that the kernel has not been told of
+// yet, and raises the limit of all containers to what there is then, also if that is not all.
+func (g *Guest) Online(ctx context.Context, added int64) error {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	ctx, cancel := context.WithTimeout(ctx, onlineTime)
 	defer cancel()
-	var total uint64
+	has, err := g.takeBlocks(ctx, added)
+	if err != nil {
+		return err
+	}
+	if g.memory, err = memoryTotal(); err != nil {
+		return err
+	}
+	if err := g.limitMemory(); err != nil {
+		return err
+	}
+	if has < added {
+		return fmt.Errorf("of %d bytes of memory that were added %d are there: %w", added, has, errdefs.ErrUnavailable)
+	}
+	return nil
+}
+
+// takeBlocks turns memory on until there are so many bytes more than at first, or ctx ends.
+func (g *Guest) takeBlocks(ctx context.Context, added int64) (has int64, err error) {
 	for {
 		if err := onlineBlocks(); err != nil {
-			return err
+			return 0, err
 		}
-		var err error
-		if total, err = memoryTotal(); err != nil {
-			return err
+		all, err := blockBytes()
+		if err != nil {
+			return 0, err
 		}
-		if total > g.memory || ctx.Err() != nil {
-			break
+		if has = all - g.first; has >= added || ctx.Err() != nil {
+			return has, nil
 		}
 		select {
 		case <-ctx.Done():
 		case <-time.After(2 * time.Millisecond):
 		}
 	}
-	g.memory = total
-	return g.limitMemory()
+}
+
+// memoryBlocks is where the kernel shows the pieces that memory is turned on and off in.
+const memoryBlocks = "/sys/devices/system/memory"
+
+// blockBytes is the memory that is on, in whole blocks.
+func blockBytes() (int64, error) {
+	text, err := os.ReadFile(filepath.Join(memoryBlocks, "block_size_bytes"))
+	if err != nil {
+		return 0, fmt.Errorf("read size of memory blocks: %w: %w", errdefs.ErrInternal, err)
+	}
+	size, err := strconv.ParseInt(strings.TrimSpace(string(text)), 16, 64)
+	if err != nil {
+		return 0, fmt.Errorf("read size of memory blocks: %w: %w", errdefs.ErrInternal, err)
+	}
+	blocks, err := filepath.Glob(filepath.Join(memoryBlocks, "memory*/state"))
+	if err != nil {
+		return 0, fmt.Errorf("list memory: %w: %w", errdefs.ErrInternal, err)
+	}
+	on := int64(0)
+	for _, file := range blocks {
+		if state, err := os.ReadFile(file); err == nil && strings.TrimSpace(string(state)) == "online" {
+			on += size
+		}
+	}
+	return on, nil
 }
 
 // onlineBlocks turns on every block of memory that is off.
 func onlineBlocks() error {
-	blocks, err := filepath.Glob("/sys/devices/system/memory/memory*/state")
+	blocks, err := filepath.Glob(filepath.Join(memoryBlocks, "memory*/state"))
 	if err != nil {
 		return fmt.Errorf("list memory: %w: %w", errdefs.ErrInternal, err)
 	}

@@ -331,7 +331,7 @@ func (g *guest) Processes(ctx context.Context) (map[string]runtime.ProcessStat, 
 func (g *guest) Limit(ctx context.Context, _ *specs.LinuxResources) error {
 	return g.call(ctx, "limit")
 }
-func (g *guest) Online(ctx context.Context) error { return g.call(ctx, "online") }
+func (g *guest) Online(ctx context.Context, _ int64) error { return g.call(ctx, "online") }
 func (g *guest) Freeze(ctx context.Context, _ []string) (map[string]int64, error) {
 	return nil, g.call(ctx, "freeze")
 }
