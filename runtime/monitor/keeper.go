@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"net"
 	"path/filepath"
 	"slices"
@@ -93,6 +94,10 @@ func (k *Keeper) Close() {
 // are not kept yet. Call it after the daemon or the monitor has started. Containers
 // that the monitor no longer has are forgotten.
 func (k *Keeper) Restore(ctx context.Context) error {
+	// What is kept from now on is newer than the list that follows.
+	k.mu.Lock()
+	kept := slices.Collect(maps.Keys(k.kept))
+	k.mu.Unlock()
 	entries, err := k.client.List(ctx)
 	if err != nil {
 		return fmt.Errorf("restore monitor: %w", err)
@@ -114,16 +119,10 @@ func (k *Keeper) Restore(ctx context.Context) error {
 			errs = append(errs, fmt.Errorf("keep %s: %w", e.ID, err))
 		}
 	}
-	k.mu.Lock()
-	var gone []string
-	for id := range k.kept {
+	for _, id := range kept {
 		if !known[id] {
-			gone = append(gone, id)
+			k.Forget(id)
 		}
-	}
-	k.mu.Unlock()
-	for _, id := range gone {
-		k.Forget(id)
 	}
 	if len(errs) > 0 {
 		return errors.Join(errs...)
