@@ -9,7 +9,6 @@ import (
 
 	"github.com/containerd/errdefs"
 	"github.com/opencontainers/go-digest"
-	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 
 	"github.com/cricket-cri/cricket/runtime/image/trust"
 )
@@ -138,9 +137,9 @@ func (p *pull) signatures(ctx context.Context, of digest.Digest) error {
 	if err != nil {
 		return err
 	}
-	var doc ocispec.Manifest
-	if err := json.Unmarshal(raw, &doc); err != nil {
-		return fmt.Errorf("read %s: %w: %w", ref, errdefs.ErrFailedPrecondition, err)
+	doc, err := parseDocument(raw)
+	if err != nil {
+		return fmt.Errorf("read %s: %w", ref, err)
 	}
 	for _, l := range doc.Layers {
 		text := l.Annotations[signatureAnnotation]

@@ -257,10 +257,12 @@ func TestManySignatures(t *testing.T) {
 	}
 	big := h.blob("app", make([]byte, maxPayload+1))
 	big.MediaType, big.Annotations = signatureMediaType, map[string]string{signatureAnnotation: "AAAA"}
-	doc.Layers = []ocispec.Descriptor{big}
-	h.manifest("app", "sha256-"+p.manifest.Digest.Encoded()+".sig", doc.MediaType, doc)
-	if _, err := k.Pull(t.Context(), h.host+"/app:1", nil); !errdefs.IsFailedPrecondition(err) {
-		t.Errorf("a payload that is too large: %v", err)
+	for name, layers := range map[string][]ocispec.Descriptor{"a payload that is too large": {big}, "a list without end": make([]ocispec.Descriptor, maxList+1)} {
+		doc.Layers = layers
+		h.manifest("app", "sha256-"+p.manifest.Digest.Encoded()+".sig", doc.MediaType, doc)
+		if _, err := k.Pull(t.Context(), h.host+"/app:1", nil); !errdefs.IsFailedPrecondition(err) || errors.Is(err, trust.ErrRefused) {
+			t.Errorf("%s: %v", name, err)
+		}
 	}
 	k.wantEmpty(t)
 }

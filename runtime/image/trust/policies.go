@@ -7,6 +7,7 @@ import (
 	"path/filepath"
 
 	"github.com/containerd/errdefs"
+	"golang.org/x/sys/unix"
 )
 
 // ErrRefused is wrapped by every error that says that a policy does not let an image be
@@ -35,6 +36,14 @@ func (p Policies) For(namespace string) (*Policy, error) {
 		// a key that is not there, or is a link to nowhere, must not mean less.
 		if _, err := os.Lstat(path); !errors.Is(err, os.ErrNotExist) {
 			return read(path)
+		}
+		// Nor must a directory that is not there, or not yet: all policies would be missing.
+		is, err := os.Stat(p.Dir)
+		if err == nil && !is.IsDir() {
+			err = unix.ENOTDIR
+		}
+		if err != nil {
+			return nil, fmt.Errorf("find signature policies: %w: %w", errdefs.ErrFailedPrecondition, err)
 		}
 	}
 	if p.File == "" {

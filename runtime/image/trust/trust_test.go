@@ -309,6 +309,9 @@ func TestPolicies(t *testing.T) {
 		"key missing, no node's":  {Policies{Dir: dir}, "nokey", "error"},
 		"link to nowhere":         {Policies{Dir: dir}, "dangling", "error"},
 		"missing":                 {Policies{File: filepath.Join(dir, "gone")}, "a", "error"},
+		"no directory":            {Policies{File: node, Dir: filepath.Join(dir, "gone")}, "a", "error"},
+		"no directory, no node's": {Policies{Dir: node}, "a", "error"},
+		"no directory, no pod":    {Policies{File: node, Dir: filepath.Join(dir, "gone")}, "", "reject"},
 		"namespace that is a way": {Policies{File: node, Dir: dir + "/sub"}, "../lenient", "reject"},
 	} {
 		t.Run(name, func(t *testing.T) {
