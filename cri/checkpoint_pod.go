@@ -52,6 +52,9 @@ func (s *Server) checkpointPod(ctx context.Context, req *v1.CheckpointPodRequest
 		return err
 	}
 	dir, err := emptyDirectory(req.GetOutputPath())
+	if err == nil {
+		err = s.notSwept("output_path", dir)
+	}
 	if err != nil {
 		return err
 	}

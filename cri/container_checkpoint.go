@@ -8,6 +8,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"strings"
 	"time"
 
 	"github.com/containerd/errdefs"
@@ -35,7 +36,7 @@ func (s *Server) CheckpointContainer(ctx context.Context, req *v1.CheckpointCont
 	if err != nil {
 		return nil, err
 	}
-	if err := checkLocation(req.GetLocation()); err != nil {
+	if err := s.checkLocation(req.GetLocation()); err != nil {
 		return nil, err
 	}
 	rec, live, err := s.runningContainer(req.GetContainerId(), "checkpoint")
@@ -117,7 +118,7 @@ func checkpointTimeout(seconds int64) (time.Duration, error) {
 }
 
 // checkLocation wants the path of a file, or of none yet, in a directory that exists.
-func checkLocation(path string) error {
+func (s *Server) checkLocation(path string) error {
 	if !filepath.IsAbs(path) {
 		return badField("location", "%q is not an absolute path", path)
 	}
@@ -129,6 +130,28 @@ func checkLocation(path string) error {
 	}
 	if info, err := os.Stat(filepath.Dir(filepath.Clean(path))); err != nil || !info.IsDir() {
 		return badField("location", "%q is in no directory that exists", path)
+	}
+	return s.notSwept("location", filepath.Dir(filepath.Clean(path)))
+}
+
+// notSwept refuses a directory in which checkpoints are put together: the next daemon removes
+// all that lies there.
+func (s *Server) notSwept(field, dir string) error {
+	if s.opts.CheckpointDir == "" {
+		return nil
+	}
+	own, err := filepath.EvalSymlinks(s.opts.CheckpointDir)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil // nothing can lie there
+	}
+	if err == nil {
+		dir, err = filepath.EvalSymlinks(dir)
+	}
+	if err != nil {
+		return badField(field, "%v", err)
+	}
+	if dir == own || strings.HasPrefix(dir, own+"/") {
+		return badField(field, "%q is where checkpoints are put together, and is emptied", dir)
 	}
 	return nil
 }

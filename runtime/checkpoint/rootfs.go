@@ -31,6 +31,10 @@ const (
 	overlayMetacopy = "overlay.metacopy"
 )
 
+// maxHoles is how much of files may be holes, in bytes, all together: the layer has zeros in
+// their place, and they cost whoever made them nothing.
+const maxHoles = 4 << 30
+
 // maxKept is how many bytes of names are kept: of what is in the directories that are being
 // read, and of files with several.
 const (
@@ -45,14 +49,15 @@ const paxXattr = "SCHILY.xattr."
 // whiteout for what was removed. Nobody may change it meanwhile; should somebody do so all
 // the same, the result is an error or a mixture of both states, never a file from outside.
 // Sockets are left out. Whoever wrote there does not decide on the memory that this takes:
-// longer paths than Linux can name, and more names than fit, are errdefs.ErrResourceExhausted.
+// longer paths than Linux can name, more names than fit, and holes of more than 4 GiB are
+// errdefs.ErrResourceExhausted.
 func WriteRootfs(ctx context.Context, upper string, to io.Writer) error {
 	root, err := os.OpenRoot(upper)
 	if err != nil {
 		return fmt.Errorf("open writable layer: %w", err)
 	}
 	defer func() { _ = root.Close() }()
-	w := &layerWriter{out: tar.NewWriter(to), names: map[inode]string{}, maxKept: maxKept}
+	w := &layerWriter{out: tar.NewWriter(contextWriter{ctx, to}), names: map[inode]string{}, maxKept: maxKept}
 	err = w.addTree(ctx, place{root, ".", "."})
 	if err == nil {
 		err = w.out.Close()
@@ -77,6 +82,8 @@ type layerWriter struct {
 	out *tar.Writer
 	// names are those of files with several, as written first.
 	names map[inode]string
+	// holes is how much of the files that were written is holes, in bytes.
+	holes int64
 	// kept is how many bytes names take, these and those of directories.
 	kept, maxKept int
 }
@@ -213,6 +220,12 @@ func (w *layerWriter) addOpened(at place, info fs.FileInfo) error {
 	}
 	if !opened.Mode().IsRegular() || w.first(name, opened) != name {
 		return nil
+	}
+	if st, ok := statOf(opened); ok {
+		w.holes += max(0, opened.Size()-512*st.Blocks)
+	}
+	if w.holes > maxHoles {
+		return fmt.Errorf("%s and others have holes of more than %d bytes: %w", name, int64(maxHoles), errdefs.ErrResourceExhausted)
 	}
 	if _, err := io.CopyN(w.out, f, opened.Size()); err != nil {
 		return fmt.Errorf("read %s: %w", name, err)

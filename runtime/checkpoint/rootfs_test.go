@@ -3,6 +3,7 @@ package checkpoint
 import (
 	"archive/tar"
 	"bytes"
+	"context"
 	"errors"
 	"io"
 	"maps"
@@ -150,5 +151,35 @@ func TestWriteRootfsIsBounded(t *testing.T) {
 		case c.kept >= 0 && (err != nil || w.kept != c.kept || len(w.names) != c.links):
 			t.Errorf("%+v: %v, %d bytes kept, %d names", c, err, w.kept, len(w.names))
 		}
+	}
+}
+
+// stopping ends a context when a mebibyte has been written.
+type stopping struct {
+	written int64
+	stop    context.CancelFunc
+}
+
+func (s *stopping) Write(b []byte) (int, error) {
+	if s.written += int64(len(b)); s.written >= 1<<20 {
+		s.stop()
+	}
+	return len(b), nil
+}
+
+// TestWriteRootfsHoles: a file of holes, which costs nothing, fills no disk, and a large file
+// does not outlast its context.
+func TestWriteRootfsHoles(t *testing.T) {
+	upper := t.TempDir()
+	must(t, os.WriteFile(filepath.Join(upper, "x"), nil, 0o600), os.Truncate(filepath.Join(upper, "x"), maxHoles))
+	ctx, cancel := context.WithCancel(t.Context())
+	to := &stopping{stop: cancel}
+	if err := WriteRootfs(ctx, upper, to); !errors.Is(err, context.Canceled) || to.written > 16<<20 {
+		t.Errorf("after its context: %v, %d bytes", err, to.written)
+	}
+	must(t, os.Truncate(filepath.Join(upper, "x"), maxHoles+1<<20))
+	to = &stopping{stop: func() {}}
+	if err := WriteRootfs(t.Context(), upper, to); !errdefs.IsResourceExhausted(err) || to.written > 1<<20 {
+		t.Errorf("more holes than may be: %v, %d bytes", err, to.written)
 	}
 }
