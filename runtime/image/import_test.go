@@ -10,6 +10,7 @@ import (
 	"net/http"
 	"os"
 	"path/filepath"
+	"runtime"
 	"slices"
 	"strings"
 	"sync"
@@ -17,6 +18,7 @@ import (
 
 	"github.com/containerd/errdefs"
 	"github.com/opencontainers/go-digest"
+	"github.com/opencontainers/image-spec/specs-go"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 
 	store "github.com/cricket-cri/cricket/runtime/layer"
@@ -150,6 +152,50 @@ func TestImportRefuses(t *testing.T) {
 	what.Platform = "linux/arm64"
 	if _, err := k.Import(t.Context(), what, h.content("arm")); err != nil {
 		t.Errorf("a platform that is asked for: %v", err)
+	}
+}
+
+// TestImportOfAnotherPlatform: an image of another platform that an index leads to is what its
+// own name says, and no other name comes to mean it.
+func TestImportOfAnotherPlatform(t *testing.T) {
+	h, k := newHub(t), newKit(t, nil)
+	var list []ocispec.Descriptor
+	for _, arch := range []string{runtime.GOARCH, "s390x"} {
+		d := h.push("app", arch, func(c *ocispec.Image, _ *ocispec.Manifest) { c.Architecture = arch }, plain(arch)).manifest
+		d.Platform = &ocispec.Platform{OS: "linux", Architecture: arch}
+		list = append(list, d)
+	}
+	index := h.manifest("app", "v1", ocispec.MediaTypeImageIndex, ocispec.Index{
+		Versioned: specs.Versioned{SchemaVersion: 2}, MediaType: ocispec.MediaTypeImageIndex, Manifests: list,
+	})
+	tag, digested := h.host+"/app:v1", h.host+"/app@"+index.Digest.String()
+	other, err := k.Import(t.Context(), Import{Names: []string{h.host + "/app:other"}, Target: index, Platform: "linux/s390x"}, h.content("app"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	ours, err := k.Pull(t.Context(), tag, nil)
+	if err != nil || ours.Config.Architecture != runtime.GOARCH {
+		t.Fatalf("after the import the pull answers %s, %v", ours.Config.Architecture, err)
+	}
+	again := func() {
+		t.Helper()
+		if _, err := k.Import(t.Context(), Import{Names: []string{h.host + "/app:other"}, Target: index, Platform: "linux/s390x"}, h.content("app")); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for name, do := range map[string]func(){"at first": func() {}, "imported again": again, "reopened": func() { k.reopen(t) }} {
+		do()
+		for ref, want := range map[string]digest.Digest{tag: ours.ID, digested: ours.ID, h.host + "/app:other": other.ID} {
+			if is, err := k.Get(ref); err != nil || is.ID != want {
+				t.Errorf("%s: %s is %s, %v, want %s", name, ref, is.ID, err, want)
+			}
+		}
+	}
+	if err := k.Remove(t.Context(), other.ID.String()); err != nil {
+		t.Fatal(err)
+	}
+	if is, err := k.Get(digested); err != nil || is.ID != ours.ID {
+		t.Errorf("without the other %s is %s, %v", digested, is.ID, err)
 	}
 }
 

@@ -122,12 +122,15 @@ func (p *pull) read(ctx context.Context) (err error) {
 	}
 }
 
-// byTarget finds the image that a manifest or index digest led to, in whatever
-// repository.
+// byTarget finds the image for this platform that a manifest or index digest led to, in
+// whatever repository.
 func (s *Store) byTarget(target digest.Digest) (source, bool) {
 	s.mu.RLock()
 	defer s.mu.RUnlock()
 	for _, e := range s.entries {
+		if !s.suits(e) {
+			continue
+		}
 		for _, d := range e.record.Digests {
 			if len(d) > len(target) && d[len(d)-len(target)-1:] == "@"+target.String() {
 				return source{

@@ -177,13 +177,22 @@ func (s *Store) index(r record) {
 		}
 		s.names[tag] = r.ID
 	}
+	e := s.entry(r)
 	for _, d := range r.Digests {
-		s.names[d] = r.ID
+		if owner, taken := s.names[d]; !taken || s.suits(e) || !s.suits(s.entries[owner]) {
+			s.names[d] = r.ID
+		}
 	}
 	for _, d := range r.DiffIDs {
 		s.uses[d]++
 	}
-	s.entries[r.ID] = s.entry(r)
+	s.entries[r.ID] = e
+}
+
+// suits tells whether an image is for this platform, or for any. An index leads to others,
+// too, which can be imported.
+func (s *Store) suits(e entry) bool {
+	return e.image.Artifact != "" || s.platform.Match(e.image.Config.Platform)
 }
 
 // forget takes a record out of the memory; s.mu is held.
@@ -196,6 +205,13 @@ func (s *Store) forget(id digest.Digest) {
 	for n, owner := range s.names {
 		if owner == id {
 			delete(s.names, n)
+		}
+	}
+	for other, o := range s.entries { // a digest may have led to several
+		for _, d := range o.record.Digests {
+			if owner, taken := s.names[d]; !taken || s.suits(o) && !s.suits(s.entries[owner]) {
+				s.names[d] = other
+			}
 		}
 	}
 	for _, d := range e.record.DiffIDs {
