@@ -86,7 +86,7 @@ func odd() []entry {
 		{tar.Header{Typeflag: tar.TypeSymlink, Name: "tree/dangling", Linkname: "/" + strings.Repeat("x/", 1000), Mode: 0o777}, nil},
 		{tar.Header{Typeflag: tar.TypeLink, Name: "tree/hard1", Linkname: "tree/large", Mode: 0o644}, nil},
 		{tar.Header{Typeflag: tar.TypeLink, Name: "tree/sticky/hard2", Linkname: "tree/hard1", Mode: 0o644}, nil},
-		{tar.Header{Typeflag: tar.TypeLink, Name: "tree/hardlink-to-symlink", Linkname: "tree/link", Mode: 0o777}, nil},
+		{tar.Header{Typeflag: tar.TypeLink, Name: "tree/hardlink-to-symlink", Linkname: "tree/link", Mode: 0o777, Uid: 5}, nil},
 		{tar.Header{Typeflag: tar.TypeFifo, Name: "tree/fifo", Mode: 0o620}, nil},
 		{tar.Header{Typeflag: tar.TypeChar, Name: "tree/char", Mode: 0o666, Devmajor: 1, Devminor: 3}, nil},
 		{tar.Header{Typeflag: tar.TypeBlock, Name: "tree/blk", Mode: 0o660, Devmajor: 259, Devminor: 70000}, nil},
