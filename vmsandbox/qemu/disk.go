@@ -223,14 +223,22 @@ func (m *machine) discard(ctx context.Context, l *loaded) error {
 	return nil
 }
 
-// removeNodes leaves in l what is still there. Of what an earlier attempt has removed, whose
-// answer did not come, only QEMU knows.
-func (m *machine) removeNodes(ctx context.Context, l *loaded) error {
+// dropGone takes out of l the nodes that are not there any more: of what an earlier attempt
+// has removed, whose answer did not come, only QEMU knows.
+func (m *machine) dropGone(ctx context.Context, l *loaded) error {
 	names, err := m.nodeNames(ctx)
 	if err != nil {
 		return err
 	}
 	l.nodes = slices.DeleteFunc(l.nodes, func(node string) bool { return !slices.Contains(names, node) })
+	return nil
+}
+
+// removeNodes leaves in l what is still there.
+func (m *machine) removeNodes(ctx context.Context, l *loaded) error {
+	if err := m.dropGone(ctx, l); err != nil {
+		return err
+	}
 	for len(l.nodes) > 0 {
 		last := len(l.nodes) - 1
 		if err := m.ask(func(q *govmm.QMP) error { return q.ExecuteBlockdevDel(ctx, l.nodes[last]) }); err != nil {

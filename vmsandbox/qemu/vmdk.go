@@ -5,7 +5,6 @@ import (
 	"context"
 	"fmt"
 	"os"
-	"slices"
 	"strings"
 
 	"golang.org/x/sys/unix"
@@ -113,11 +112,9 @@ func (m *machine) putBack(ctx context.Context) error {
 }
 
 func (m *machine) putBackDisk(ctx context.Context, slot string, l *loaded) error {
-	names, err := m.nodeNames(ctx)
-	if err != nil {
+	if err := m.dropGone(ctx, l); err != nil {
 		return err
 	}
-	l.nodes = slices.DeleteFunc(l.nodes, func(node string) bool { return !slices.Contains(names, node) })
 	if len(l.nodes) == 0 {
 		d := vmm.Disk{ReadOnly: true, Direct: l.description.direct}
 		if err := m.addNode(ctx, m.nodeName(slot), formatConcatenated, setPath(l.description.set), d, l); err != nil {
