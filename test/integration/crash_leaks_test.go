@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"strings"
+	"testing"
 	"time"
 
 	cri "k8s.io/cri-api/pkg/apis/runtime/v1"
@@ -68,6 +69,14 @@ func (t *tidy) listed(ctx context.Context) error {
 		return fmt.Errorf("still listed: %v %v %v", pods, containers, images)
 	}
 	return nil
+}
+
+// fail fails the test with the error, below what the daemon has logged: who shortens a long
+// output leaves its end. The next test can begin.
+func (t *tidy) fail(tt *testing.T, err error) {
+	tt.Helper()
+	log := t.node.LogTail(60)
+	tt.Errorf("the end of the daemon's log:\n%s\n%v", log, errors.Join(err, t.clear(tt.Context())))
 }
 
 // clear takes down what a failed test left, so that the next one can begin.

@@ -2,6 +2,7 @@ package integration
 
 import (
 	"context"
+	"errors"
 	"os"
 	"slices"
 	"strings"
@@ -112,22 +113,14 @@ func (n *Node) strikeAll(t *testing.T, tidy *tidy, b blow, points []string, stri
 		left = left[1:] // if the command line leaves the first one out
 		t.Run(s.left[0], func(t *testing.T) {
 			all := s.left
-			if err := s.during(t.Context(), strike); err != nil {
-				t.Error(err)
-			}
+			err := s.during(t.Context(), strike)
 			left = s.left
 			t.Logf("struck: %v", all[:len(all)-len(left)])
 			if s.impossible {
 				t.Skip(errNoPanic)
 			}
-			if err := tidy.check(t.Context()); err != nil {
-				t.Error(err)
-			}
-			if t.Failed() {
-				t.Logf("the end of the daemon's log:\n%s", n.LogTail(30))
-				if err := tidy.clear(t.Context()); err != nil {
-					t.Log(err)
-				}
+			if err = errors.Join(err, tidy.check(t.Context())); err != nil {
+				tidy.fail(t, err)
 			}
 		})
 	}

@@ -79,39 +79,36 @@ const longEnv = "CRICKET_TEST_LONG"
 func (n *Node) killAtRandom(t *testing.T, tidy *tidy, lives int, k *killer) {
 	quit, killed := make(chan struct{}), make(chan error)
 	go func() { killed <- k.run(t.Context(), quit) }()
-	deaths := 0
+	deaths, err := n.leadLives(t.Context(), lives, k.spree)
+	close(quit)
+	err = errors.Join(err, <-killed)
+	t.Logf("%d kills in %d lives, %d pods have lost their machine", k.kills, lives, deaths)
+	if k.kills < lives/5 {
+		err = errors.Join(err, errors.New("that is too rare to prove anything"))
+	}
+	if err = errors.Join(err, tidy.check(t.Context())); err != nil {
+		tidy.fail(t, err)
+	}
+}
+
+// leadLives leads one life after the other beside kills, and counts the pods that have lost
+// their machine.
+func (n *Node) leadLives(ctx context.Context, lives int, s spree) (deaths int, err error) {
 	for i := range lives {
 		l := newLife(n)
 		// Whose monitor and daemon die together cannot know every exit code.
-		l.unknownExit = len(k.spree.victims) > 1
+		l.unknownExit = len(s.victims) > 1
 		l.mortal = InVMs()
 		l.between = func(_ string, err error) (bool, error) {
 			// What the daemon was doing when it died is answered in one of these ways.
 			return status.Code(err) == codes.Unavailable || status.Code(err) == codes.Canceled, nil
 		}
-		if err := l.lead(t.Context()); err != nil {
-			t.Errorf("life %d: %v", i, err)
-			break
+		if err := l.lead(ctx); err != nil {
+			return deaths, fmt.Errorf("life %d: %w", i, err)
 		}
 		deaths += l.deaths
 	}
-	close(quit)
-	if err := <-killed; err != nil {
-		t.Error(err)
-	}
-	t.Logf("%d kills in %d lives, %d pods have lost their machine", k.kills, lives, deaths)
-	if k.kills < lives/5 {
-		t.Errorf("that is too rare to prove anything")
-	}
-	if err := tidy.check(t.Context()); err != nil {
-		t.Error(err)
-	}
-	if t.Failed() {
-		t.Logf("the end of the daemon's log:\n%s", n.LogTail(60))
-		if err := tidy.clear(t.Context()); err != nil {
-			t.Log(err)
-		}
-	}
+	return deaths, nil
 }
 
 // killer kills at random moments.
