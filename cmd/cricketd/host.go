@@ -1,6 +1,7 @@
 package main
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -8,6 +9,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"syscall"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -87,7 +89,7 @@ func answers(socket string) bool {
 
 // listen makes the socket of the CRI. One that a dead daemon left is replaced; one that
 // somebody answers on is not.
-func listen(socket string) (net.Listener, error) {
+func listen(ctx context.Context, socket string) (net.Listener, error) {
 	if answers(socket) {
 		return nil, fmt.Errorf("somebody else serves %s: stop it, or choose another --socket", socket)
 	}
@@ -97,13 +99,23 @@ func listen(socket string) (net.Listener, error) {
 	if err := os.Remove(socket); err != nil && !errors.Is(err, os.ErrNotExist) {
 		return nil, fmt.Errorf("remove stale socket: %w", err)
 	}
-	old := unix.Umask(0o177) // no moment in which others may connect
-	l, err := net.Listen("unix", socket)
-	unix.Umask(old)
+	private := net.ListenConfig{Control: keepPrivate}
+	l, err := private.Listen(ctx, "unix", socket)
 	if err != nil {
 		return nil, fmt.Errorf("listen on %s: %w; choose another --socket", socket, err)
 	}
 	return l, nil
+}
+
+// keepPrivate lets only the owner connect to a socket, from its first moment on: unix(7) gives
+// the file the mode of the descriptor that is bound. The umask is the whole process's, whose
+// other threads make files meanwhile.
+func keepPrivate(_, _ string, c syscall.RawConn) error {
+	var err error
+	if controlErr := c.Control(func(fd uintptr) { err = unix.Fchmod(int(fd), 0o600) }); controlErr != nil {
+		return controlErr
+	}
+	return os.NewSyscallError("fchmod", err)
 }
 
 // growDescriptors makes the table of descriptors large at once: growing it later, with

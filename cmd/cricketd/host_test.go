@@ -6,6 +6,8 @@ import (
 	"os"
 	"path/filepath"
 	"testing"
+
+	"golang.org/x/sys/unix"
 )
 
 // TestStateLetsPodsThrough: whoever made the state directory before the daemon, pods with
@@ -30,5 +32,20 @@ func TestStateLetsPodsThrough(t *testing.T) {
 		if err != nil || info.Mode().Perm() != tt.after {
 			t.Errorf("%v became %v, %v, want %v", tt.before, info.Mode().Perm(), err, tt.after)
 		}
+	}
+}
+
+// TestSocketIsPrivate: nobody else may connect, whatever the umask.
+func TestSocketIsPrivate(t *testing.T) {
+	socket := filepath.Join(t.TempDir(), "run", "cricket.sock")
+	defer unix.Umask(unix.Umask(0))
+	l, err := listen(t.Context(), socket)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	info, err := os.Stat(socket)
+	if err != nil || info.Mode() != os.ModeSocket|0o600 {
+		t.Errorf("the socket's mode is %v, %v", info.Mode(), err)
 	}
 }

@@ -21,7 +21,7 @@ const maxMessage = 16 << 20
 
 // serve answers calls until ctx ends, then lets those under way come to their end.
 func (d *daemon) serve(ctx context.Context, c config.Config) error {
-	l, err := listen(c.Socket)
+	l, err := listen(ctx, c.Socket)
 	if err != nil {
 		return err
 	}
