@@ -20,7 +20,7 @@ import (
 func TestParse(t *testing.T) {
 	o, err := parse([]string{
 		"--endpoint", "a=unix:///a", "--endpoint", "unix:///b", "--processes", "a=x,12", "--processes", "a=y", "--rounds", "5",
-		"--parallel", "2,4", "--memory-pods", "3,9", "--memory-pods", "a=1,2", "--restart", "a=systemctl restart a=b",
+		"--parallel", "2,4", "--memory-pods", "3,9", "--memory-pods", "a=1,2", "--list-pods", "a=3,7", "--restart", "a=systemctl restart a=b",
 	}, &bytes.Buffer{})
 	if err != nil {
 		t.Fatal(err)
@@ -29,7 +29,8 @@ func TestParse(t *testing.T) {
 		t.Errorf("endpoints are %+v", o.endpoints)
 	}
 	a := o.endpoints[0]
-	if got := fmt.Sprint(a.processes, o.rounds, o.parallel, a.memoryPods, o.endpoints[1].memoryPods, a.restartPods, o.measure); got != "[x 12 y] 5 [2 4] [1 2] [3 9] 200 [start exec list]" {
+	got := fmt.Sprint(a.processes, o.rounds, o.parallel, a.memoryPods, o.endpoints[1].memoryPods, a.restartPods, a.listPods, o.endpoints[1].listPods, o.measure)
+	if got != "[x 12 y] 5 [2 4] [1 2] [3 9] 200 [3 7] [30] [start exec list]" {
 		t.Errorf("parsed %s", got)
 	}
 	if a.restart != "systemctl restart a=b" {
@@ -51,6 +52,8 @@ func TestParseMistakes(t *testing.T) {
 		{"--endpoint", "a", "--memory-pods", "9,3"},
 		{"--endpoint", "a", "--memory-pods", "9"},
 		{"--endpoint", "a", "--restart-pods", "0"},
+		{"--endpoint", "a", "--list-pods", "30,0"},
+		{"--endpoint", "a", "--list-pods", "b=30"},
 		{"--endpoint", "a", "--measure", "start,nothing"},
 		{"--endpoint", "a", "--measure", "image"},
 		{"--endpoint", "a", "--measure", "memory"},

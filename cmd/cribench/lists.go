@@ -10,13 +10,14 @@ import (
 
 // measureLists asks for lists, status and figures while many pods are there.
 func measureLists(ctx context.Context, s *session) error {
-	for _, n := range s.o.listPods {
-		err := s.each(ctx, fmt.Sprintf("with %d pods", n), func(b *bench) error { return b.lists(ctx, n) })
-		if err != nil {
-			return err
+	return s.each(ctx, "lists", func(b *bench) error {
+		for _, n := range b.endpoint.listPods {
+			if err := b.lists(ctx, n); err != nil {
+				return fmt.Errorf("with %d pods: %w", n, err)
+			}
 		}
-	}
-	return nil
+		return nil
+	})
 }
 
 func (b *bench) lists(ctx context.Context, n int) error {

@@ -23,7 +23,6 @@ type options struct {
 	blocks         bool
 	parallel       []int
 	batch, batches int
-	listPods       []int
 	calls          int
 	idle           time.Duration
 	use            string
@@ -43,6 +42,7 @@ type endpoint struct {
 	restart       string   // shell command
 	memoryPods    []int
 	restartPods   int
+	listPods      []int
 }
 
 // byName collects what flags say of endpoints by name; what they say without one is for all.
@@ -80,11 +80,11 @@ Sections (--measure):
 
 // named is a flag that may be given for each endpoint, or for all of them.
 type named struct {
-	handlers, processes, restarts, memoryPods, restartPods byName
+	handlers, processes, restarts, memoryPods, restartPods, listPods byName
 }
 
 func (o *options) flags(f *flag.FlagSet) named {
-	n := named{byName{}, byName{}, byName{}, byName{}, byName{}}
+	n := named{byName{}, byName{}, byName{}, byName{}, byName{}, byName{}}
 	f.Func("endpoint", "`[NAME=]unix:///PATH` of a runtime to measure; may be repeated", func(s string) error {
 		name, address, ok := strings.Cut(s, "=")
 		if !ok {
@@ -119,11 +119,11 @@ func (o *options) flags(f *flag.FlagSet) named {
 	f.IntVar(&o.warmUp, "warm-up", 3, "rounds that are not counted")
 	f.IntVar(&o.rounds, "rounds", 20, "sequential pods, and thrice as many execs")
 	f.BoolVar(&o.blocks, "blocks", false, "all sequential pods of an endpoint before those of the next, rather than in turns")
-	o.parallel, o.listPods = []int{1, 8, 32}, []int{30}
+	o.parallel = []int{1, 8, 32}
 	f.Func("parallel", "`N,...` pods that are started and stopped at once (default 1,8,32)", func(s string) (err error) { o.parallel, err = counts(s); return err })
 	f.IntVar(&o.batch, "batch", 48, "pods of a batch that is started and stopped in parallel, at least N")
 	f.IntVar(&o.batches, "batches", 3, "batches for each N")
-	f.Func("list-pods", "`N,...` pods that are there when lists are asked for (default 30)", func(s string) (err error) { o.listPods, err = counts(s); return err })
+	f.Func("list-pods", "`[NAME=]N,...` pods that are there when lists are asked for (default 30)", n.listPods.set)
 	f.IntVar(&o.calls, "calls", 200, "calls of every list")
 	f.DurationVar(&o.idle, "idle", 30*time.Second, "for which processor time of idle pods is measured")
 	f.StringVar(&o.use, "use", "", "shell `COMMAND` that each pod runs before memory is read once more")
@@ -237,9 +237,12 @@ func (o *options) assign(n named) error {
 		if e.restartPods, err = strconv.Atoi(n.restartPods.of(e.name, "200")); err != nil || e.restartPods < 1 {
 			return fmt.Errorf("--restart-pods: want a count: %s", n.restartPods.of(e.name, ""))
 		}
+		if e.listPods, err = counts(n.listPods.of(e.name, "30")); err != nil {
+			return fmt.Errorf("--list-pods: %w", err)
+		}
 	}
 	for flag, m := range map[string]byName{
-		"handler": n.handlers, "processes": n.processes, "restart": n.restarts, "memory-pods": n.memoryPods, "restart-pods": n.restartPods,
+		"handler": n.handlers, "processes": n.processes, "restart": n.restarts, "memory-pods": n.memoryPods, "restart-pods": n.restartPods, "list-pods": n.listPods,
 	} {
 		for name := range m {
 			if !known[name] || name == "" && (flag == "processes" || flag == "restart") {

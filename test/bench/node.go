@@ -30,7 +30,8 @@ var gateArguments = []string{
 // fullArguments are what the page is made of. Machines take memory by the dozen of MiB: there
 // are fewer of them.
 func (o options) fullArguments() []string {
-	args := []string{"--measure", "all", "--pull-image", images.Bulk, "--blocks", "--rounds", "50", "--list-pods", "30"}
+	// Peers' daemons take gigabytes for 500 pods.
+	args := []string{"--measure", "all", "--pull-image", images.Bulk, "--blocks", "--rounds", "50", "--list-pods", "30", "--list-pods", kernelPods + "=30,500"}
 	if o.measures(vmPods) {
 		args = append(args, "--memory-pods", vmPods+"=5,20", "--restart-pods", vmPods+"=20")
 	}
