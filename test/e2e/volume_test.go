@@ -148,7 +148,7 @@ containers:
 			}
 			return nil
 		})
-		time.Sleep(15 * time.Second) // the kubelet looks every ten
+		time.Sleep(35 * time.Second) // the kubelet measures every ten to twenty, and looks every ten
 		if p := e.get("tidy"); p.Status.Phase != corev1.PodRunning {
 			e.t.Errorf("the other is %s: %s", p.Status.Phase, p.Status.Message)
 		}
